@@ -1,0 +1,60 @@
+# Every target sets up what it needs in .venv and is fast the second time. `make help` lists them.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+TRITON := .venv-triton
+STAMP := $(VENV)/.installed
+TRITON_STAMP := $(TRITON)/.installed
+PIP := -m pip --disable-pip-version-check
+# Models come from disk; nothing is asked of a hub.
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types format bench bench-styles clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) > /dev/null || { echo "Python 3.11 is needed: set PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP) install --quiet --upgrade "pip>=24"
+	@echo "Installing (minutes the first time: PyTorch is large) ..."
+	$(BIN)/python $(PIP) install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+# The bundled tritonserver's Python backend wants numpy<2, so its environment is its own.
+$(TRITON_STAMP): deploy/triton/requirements.txt
+	test -x $(TRITON)/bin/python || $(PYTHON) -m venv $(TRITON)
+	$(TRITON)/bin/python $(PIP) install --quiet --upgrade "pip>=24"
+	$(TRITON)/bin/python $(PIP) install --quiet --requirement deploy/triton/requirements.txt
+	@touch $@
+
+demo: $(STAMP) ## Train a model if there is none, then screen 320 LLM answers and end
+	$(BIN)/guardline demo --once
+
+test: $(STAMP) $(TRITON_STAMP) ## Run all tests against real Redis, Triton and Kafka
+	@sh deploy/test-services.sh
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## Check style, formatting and import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(STAMP) ## Check types strictly
+	$(BIN)/mypy
+
+format: $(STAMP) ## Rewrite the code in its one format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## Measure the path from text to verdict: planned batches against arrival order
+	$(BIN)/python -m tests.benchmarks.batching
+
+bench-styles: $(STAMP) ## Leave one style out: train and evaluate once per style (an hour on two cores)
+	$(BIN)/python -m tests.benchmarks.leave_one_style_out
+
+clean: ## Remove environments, caches and build results (run folders stay)
+	rm -rf $(VENV) $(TRITON) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,13 @@
+#!/bin/sh
+# Make sure that the services which the tests start are installed.
+set -eu
+if ! command -v redis-server > /dev/null; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
+    echo "Installing redis-server (Debian package) ..."
+    apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server > /dev/null
+  else
+    echo "The tests start a real Redis and redis-server is not installed." >&2
+    echo "Install it (Debian: sudo apt-get install redis-server; macOS: brew install redis) and run make test again." >&2
+    exit 1
+  fi
+fi

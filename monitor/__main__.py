@@ -1,0 +1,5 @@
+"""`python -m monitor` is `guardline`."""
+
+from monitor.cli import main
+
+main()

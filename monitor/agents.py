@@ -1,0 +1,240 @@
+"""The Faust agent: chunks of records in, events out, and only then the acknowledgement.
+
+A chunk (records of one partition, see `transport`) is parsed, screened and published by one task; several are in flight
+and end in any order, because the transport commits only below the lowest unacknowledged offset. What fails:
+
+- an unreadable record: dead letter with the reason, the stream goes on;
+- the scorer away: the chunk waits and tries again, its slot stays taken, intake stops (fails closed);
+- the store away: no cache, no de-duplication, the stream goes on (fails open);
+- a fault of our own on one message: retried alone, then a dead letter; too many a minute stop the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
+from typing import Any
+
+import structlog
+from aiokafka import ConsumerRecord
+
+from monitor import metrics
+from monitor.errors import DeadLetterLimit, InvalidMessage, ScorerUnavailable, StoreUnavailable
+from monitor.events import EventFactory
+from monitor.intake import parse
+from monitor.publisher import Event, Publisher
+from monitor.records import event_id
+from monitor.screening import Screening, VerdictStore
+from monitor.types import Message, MessageVerdict
+
+_log = structlog.get_logger(__name__)
+_Readable = tuple[ConsumerRecord, Message]
+
+
+class FailureLimit:
+    """Stops a broken deployment from dead-lettering the stream: at most `most` failures of our own in a minute."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._times: deque[float] = deque()
+
+    def count(self, now: float) -> None:
+        """Count one failure at `now` (seconds).
+
+        Raises:
+            DeadLetterLimit: it is one too many.
+        """
+        self._times.append(now)
+        while self._times[0] < now - 60:
+            self._times.popleft()
+        if len(self._times) > self._most:
+            raise DeadLetterLimit(
+                f"more than {self._most} messages failed inside Guardline within a minute: not the messages' fault. "
+                "Stopping before they become dead letters; see the errors logged above"
+            )
+
+
+class ChunkHandler:
+    """Turns one chunk of records into events that the broker has acknowledged."""
+
+    def __init__(
+        self,
+        *,
+        screening: Screening,
+        store: VerdictStore,
+        events: EventFactory,
+        publisher: Publisher,
+        attempts: int,
+        failures: FailureLimit,
+    ) -> None:
+        self._screening = screening
+        self._store = store
+        self._events = events
+        self._publisher = publisher
+        self._attempts = attempts
+        self._failures = failures
+
+    async def handle(self, records: Sequence[ConsumerRecord]) -> None:
+        """Return when every event of every record was acknowledged by the broker.
+
+        Raises:
+            DeadLetterLimit: the worker has to stop; nothing of this chunk may be acknowledged.
+        """
+        started = monotonic()
+        fresh = await self._not_done(records)
+        readable: list[_Readable] = []
+        outcome: list[tuple[ConsumerRecord, list[Event]]] = []
+        for record in fresh:
+            try:
+                readable.append((record, parse(record.value)))
+            except InvalidMessage as error:
+                outcome.append((record, self._invalid(record, error, stage="intake")))
+        for (record, _), verdict in zip(readable, await self._screen(readable), strict=True):
+            if isinstance(verdict, InvalidMessage):
+                outcome.append((record, self._invalid(record, verdict, stage="screening")))
+            else:
+                outcome.append((record, self._events.of_verdict(record, verdict)))
+                _report(record, verdict, monotonic() - started)
+        await self._publish(outcome)
+        await self._mark_done([record for record, _ in outcome])
+        metrics.PROCESS_SECONDS.observe(monotonic() - started)
+
+    def _invalid(self, record: ConsumerRecord, error: InvalidMessage, *, stage: str) -> list[Event]:
+        metrics.MESSAGES.labels("invalid").inc()
+        metrics.DEAD_LETTERS.labels(error.reason).inc()
+        _log.warning(
+            "dead_letter",
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            stage=stage,
+            reason=error.reason,
+            detail=error.detail,
+        )
+        return self._events.of_invalid(record, error, stage=stage)
+
+    async def _screen(self, readable: Sequence[_Readable]) -> list[MessageVerdict | InvalidMessage]:
+        """Screen all messages together; when that fails for a reason of our own, each alone."""
+        messages = [message for _, message in readable]
+        if not messages:
+            return []
+        try:
+            return list(await self._patiently(messages))
+        except Exception:
+            _log.exception("screening_failed", messages=len(messages), action="trying each alone")
+        return [await self._alone(message) for message in messages]
+
+    async def _alone(self, message: Message) -> MessageVerdict | InvalidMessage:
+        for attempt in range(1, self._attempts + 1):
+            try:
+                return (await self._patiently([message]))[0]
+            except Exception as error:
+                _log.exception("message_failed", message_id=message.id, attempt=attempt)
+                failure = error
+            await asyncio.sleep(0.05 * attempt)
+        self._failures.count(monotonic())
+        return InvalidMessage("processing_error", f"{type(failure).__name__} after {self._attempts} attempts")
+
+    async def _patiently(self, messages: Sequence[Message]) -> list[MessageVerdict]:
+        """Screen, waiting as long as it takes for a scorer that is away."""
+        delay = 0.1
+        while True:
+            try:
+                return await self._screening.screen(messages)
+            except* ScorerUnavailable as group:
+                metrics.SCORER_FAILURES.inc()
+                reason = str(group.exceptions[0])
+            _log.warning("scorer_unavailable", error=reason, action=f"intake waits, again in {delay:.1f} s")
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 5.0)
+
+    async def _publish(self, outcome: Sequence[tuple[ConsumerRecord, list[Event]]]) -> None:
+        refused = await self._publisher.publish([event for _, events in outcome for event in events])
+        if not refused:
+            return
+        error = InvalidMessage("output_too_large", "the broker refused an event of this record: raise max.message.bytes")
+        lost = {id(event) for event in refused}
+        substitutes = [
+            self._events.dead_letter(record, error, stage="publish", payload=False)
+            for record, events in outcome
+            if any(id(event) in lost for event in events)
+        ]
+        metrics.DEAD_LETTERS.labels(error.reason).inc(len(substitutes))
+        if await self._publisher.publish(substitutes):
+            raise DeadLetterLimit("the broker refuses even dead letters without payload: check the topic's limits")
+
+    def _done_key(self, record: ConsumerRecord) -> str:
+        model = self._screening.model
+        digest = event_id(record.key, record.timestamp)
+        return f"done:{model.name}@{model.version}:{record.topic}:{record.partition}:{record.offset}:{digest}"
+
+    async def _not_done(self, records: Sequence[ConsumerRecord]) -> list[ConsumerRecord]:
+        """Leave out records whose events were all acknowledged before a crash kept their offset from being committed."""
+        try:
+            done = await self._store.get([self._done_key(record) for record in records])
+        except StoreUnavailable:
+            metrics.STORE_FAILURES.inc()
+            return list(records)
+        fresh = [record for record, mark in zip(records, done, strict=True) if mark is None]
+        metrics.DUPLICATES.inc(len(records) - len(fresh))
+        return fresh
+
+    async def _mark_done(self, records: Sequence[ConsumerRecord]) -> None:
+        try:
+            await self._store.put({self._done_key(record): b"1" for record in records})
+        except StoreUnavailable:
+            metrics.STORE_FAILURES.inc()
+
+
+def _report(record: ConsumerRecord, verdict: MessageVerdict, seconds: float) -> None:
+    """Write the one line per message, and count it."""
+    metrics.MESSAGES.labels(verdict.verdict.value).inc()
+    metrics.CACHE_HITS.inc(verdict.cached)
+    for judged in verdict.statements:
+        metrics.STATEMENTS.labels(judged.verdict.value).inc()
+    _log.info(
+        "screened",
+        message_id=verdict.message.id,
+        tenant=verdict.message.tenant,
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        verdict=verdict.verdict.value,
+        score=round(verdict.score, 4),
+        statements=len(verdict.statements),
+        cached=verdict.cached,
+        seconds=round(seconds, 4),
+    )
+
+
+def screen_agent(
+    handler: ChunkHandler, *, in_flight: int, on_failure: Callable[[BaseException], Awaitable[None]]
+) -> Callable[[Any], Awaitable[None]]:
+    """Return the agent's body: hands each chunk to `handler`, at most `in_flight` at once, and acknowledges it after.
+
+    A chunk whose handler raises stays unacknowledged, so its offset is never committed; `on_failure` is told.
+    """
+    slots = asyncio.Semaphore(in_flight)
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def work(event: Any) -> None:
+        try:
+            await handler.handle(event.value)
+            event.ack()
+        except Exception as error:
+            await on_failure(error)
+        finally:
+            metrics.IN_FLIGHT.dec()
+            slots.release()
+
+    async def screen(stream: Any) -> None:
+        async for event in stream.noack().events():
+            await slots.acquire()
+            metrics.IN_FLIGHT.inc()
+            task = asyncio.create_task(work(event))
+            tasks.add(task)  # the loop keeps only weak references to tasks
+            task.add_done_callback(tasks.discard)
+
+    return screen

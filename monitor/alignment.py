@@ -1,0 +1,65 @@
+"""Which recommendation does a statement speak about, if any, and in what respect?
+
+In: embeddings of the encoder. Out: per statement the most likely recommendation, the probability that there is one at
+all, and the category of the claim. Two small linear heads of the model package, a few microseconds a statement.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitor.package import OUT_OF_SCOPE, LinearHead, Manifest
+from monitor.types import Evidence, ModelScores, StatementScore
+
+_Floats = NDArray[np.float32]
+
+
+class _Head:
+    def __init__(self, head: LinearHead) -> None:
+        self.classes = head.classes
+        self._weights: _Floats = np.asarray(head.weights, dtype=np.float32).T
+        self._bias: _Floats = np.asarray(head.bias, dtype=np.float32)
+
+    def probabilities(self, embeddings: _Floats) -> _Floats:
+        """Return softmax probabilities, fp32 [n, classes], for embeddings [n, dim]."""
+        logits = embeddings @ self._weights + self._bias
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+class Alignment:
+    """Reads recommendation, scope and category off an embedding."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._align = _Head(manifest.alignment)
+        self._category = _Head(manifest.category)
+        self._none = self._align.classes.index(OUT_OF_SCOPE)
+        guideline = manifest.guideline
+        self._evidence = {
+            r.id: Evidence(guideline.id, guideline.version, r.id, r.section, r.text) for r in manifest.recommendations
+        }
+
+    def evidence(self, recommendation: str) -> Evidence:
+        """Return the recommendation as evidence."""
+        return self._evidence[recommendation]
+
+    def read(self, scores: ModelScores) -> list[StatementScore]:
+        """Return one score per row of `scores`."""
+        if not len(scores.p_unsafe):
+            return []
+        aligned = self._align.probabilities(scores.embeddings)
+        p_none = aligned[:, self._none].copy()
+        aligned[:, self._none] = 0
+        best = aligned.argmax(axis=1)
+        categories = self._category.probabilities(scores.embeddings).argmax(axis=1)
+        return [
+            StatementScore(
+                p_unsafe=float(p),
+                p_in_scope=float(1 - none),
+                recommendation=self._align.classes[int(b)],
+                p_recommendation=float(row[b]),
+                category=self._category.classes[int(c)],
+            )
+            for p, none, b, row, c in zip(scores.p_unsafe, p_none, best, aligned, categories, strict=True)
+        ]

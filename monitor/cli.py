@@ -1,0 +1,83 @@
+"""The `guardline` command line: finds commands by entry point and loads each when it is called.
+
+So `guardline --help` starts at once, the monitor's commands work without the trainer's dependencies, and this half
+imports nothing of the other. Exit codes: 0 done, 1 the command's own "no" (its help says which), 2 wrong usage or
+configuration, 3 a service or model is not usable.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint, entry_points, version
+from typing import Any
+
+import click
+
+from monitor.errors import ConfigurationError, GuardlineError
+
+_GROUP = "guardline.commands"
+#: In the order of use; commands of other distributions follow.
+_ORDER = ("demo", "check", "monitor", "train", "evaluate", "doctor", "schemas")
+_HELP = {
+    "demo": "Train a model if there is none, then screen a stream of LLM answers live.",
+    "check": "Check a text, or a file of texts, without a broker.",
+    "monitor": "Run the streaming worker.",
+    "train": "Train a model package from a guideline and its corpus.",
+    "evaluate": "Evaluate a run: frozen against contrastive encoder, side by side.",
+    "doctor": "Tell what is installed, which services answer, which model is active.",
+    "schemas": "Print the JSON Schema of a record.",
+}
+
+
+def _rank(name: str) -> tuple[int, str]:
+    return (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)
+
+
+class _Commands(click.Group):
+    """A group whose commands are entry points."""
+
+    def _points(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=_GROUP)}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(self._points(), key=_rank)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        point = self._points().get(cmd_name)
+        if point is None:
+            return None
+        try:
+            command = point.load()
+        except ModuleNotFoundError as error:
+            extra = "trainer" if point.value.startswith("trainer") else "monitor"
+            raise ConfigurationError(
+                f"`guardline {cmd_name}` needs {error.name}: pip install 'guardline[{extra}]'"
+            ) from error
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _HELP.get(name, "")) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("guardline"), prog_name="guardline")
+def cli() -> None:
+    """Flag statements of LLM outputs that contradict the clinical guideline."""
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; every error that Guardline raises on purpose becomes one line and an exit code."""
+    try:
+        return cli.main(arguments, prog_name="guardline")
+    except ConfigurationError as error:
+        click.echo(f"guardline: {error}", err=True)
+        sys.exit(2)
+    except GuardlineError as error:
+        click.echo(f"guardline: {error}", err=True)
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    main()

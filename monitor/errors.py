@@ -1,0 +1,51 @@
+"""Every error of the monitor, named by what the caller does next.
+
+    GuardlineError
+    ├── ConfigurationError   tell the user what to change and exit with 2
+    ├── ModelMismatch        refuse the model package, keep the one that serves
+    ├── InvalidMessage       dead letter with the reason, the stream goes on
+    ├── ScorerUnavailable    wait and retry: intake pauses, nothing is skipped (fails closed)
+    ├── StoreUnavailable     go on without cache and de-duplication (fails open)
+    ├── PublishRejected      the broker will never take this event: dead letter without the payload
+    └── DeadLetterLimit      too many failures of our own: stop instead of discarding the stream
+"""
+
+
+class GuardlineError(Exception):
+    """Base of all errors that Guardline raises on purpose."""
+
+
+class ConfigurationError(GuardlineError):
+    """A setting, file or installation is not usable; the message says what to do."""
+
+
+class ModelMismatch(GuardlineError):
+    """A model package cannot be used by this version of the monitor."""
+
+
+class InvalidMessage(GuardlineError):
+    """An input that cannot be read.
+
+    `reason` is a stable slug for headers and metrics, `detail` a sentence for people. Neither repeats message text.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class ScorerUnavailable(GuardlineError):
+    """The model server does not answer now."""
+
+
+class StoreUnavailable(GuardlineError):
+    """Redis does not answer now."""
+
+
+class PublishRejected(GuardlineError):
+    """The broker refused an event for good, for example because it is too large."""
+
+
+class DeadLetterLimit(GuardlineError):
+    """More messages failed inside Guardline than a healthy deployment ever would."""

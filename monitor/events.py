@@ -1,0 +1,135 @@
+"""From what was decided about a record to the events that leave Guardline.
+
+Flags and reviews carry CloudEvents 1.0 attributes as headers (Kafka protocol binding, binary mode); dead letters carry
+the original key, value and headers unchanged, and beside them Kafka Connect's `__connect.errors.*` headers, which
+existing tools for dead letters read. The incoming `traceparent` goes on to every event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import ConsumerRecord
+from pydantic import BaseModel
+
+from monitor.errors import InvalidMessage
+from monitor.publisher import Event, Headers
+from monitor.records import (
+    FLAG_TYPE,
+    REVIEW_TYPE,
+    VERDICT_TYPE,
+    ModelReference,
+    Thresholds,
+    VerdictRecord,
+    event_id,
+    flag_record,
+    statement_records,
+    timestamp,
+)
+from monitor.types import MessageVerdict, Verdict
+
+_SOURCE = "guardline/monitor"
+_TRACE = ("traceparent", "tracestate")
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Where each kind of event goes; `verdicts` is None when no audit records are wanted."""
+
+    flags: str
+    review: str
+    deadletter: str
+    verdicts: str | None
+
+
+class EventFactory:
+    """Makes events; deterministic, so that a redelivered record gives identical ones."""
+
+    def __init__(self, topics: Topics, *, model: ModelReference, thresholds: Thresholds, include_text: bool) -> None:
+        self._topics = topics
+        self._model = model
+        self._thresholds = thresholds
+        self._include_text = include_text
+
+    def of_verdict(self, record: ConsumerRecord, verdict: MessageVerdict) -> list[Event]:
+        """Return flags, reviews and, where wanted, the audit record of one input."""
+        events = []
+        message = verdict.message
+        key = (message.conversation_id or message.id).encode("utf-8", "replace")
+        for kind, topic, type_ in (
+            (Verdict.UNSAFE, self._topics.flags, FLAG_TYPE),
+            (Verdict.REVIEW, self._topics.review, REVIEW_TYPE),
+        ):
+            for statement in verdict.of(kind):
+                flag = flag_record(
+                    verdict,
+                    statement,
+                    model=self._model,
+                    thresholds=self._thresholds,
+                    received_at=timestamp(record.timestamp),
+                    include_text=self._include_text,
+                )
+                events.append(_event(topic, key, flag, flag.id, type_, record))
+        return events + self._audit(record, verdict, None)
+
+    def of_invalid(self, record: ConsumerRecord, error: InvalidMessage, *, stage: str = "intake") -> list[Event]:
+        """Return the dead letter and, where wanted, the audit record of an input that failed."""
+        return [self.dead_letter(record, error, stage=stage), *self._audit(record, None, error.reason)]
+
+    def dead_letter(
+        self, record: ConsumerRecord, error: InvalidMessage, *, stage: str, payload: bool = True
+    ) -> Event:
+        """Return the dead letter: original key, value and headers to the byte, and why, in further headers.
+
+        Without `payload` the value is left out, for records that the broker would refuse again; topic, partition and
+        offset in the headers say where the original is.
+        """
+        reasons = {
+            "__connect.errors.topic": record.topic,
+            "__connect.errors.partition": record.partition,
+            "__connect.errors.offset": record.offset,
+            "__connect.errors.connector.name": "guardline",
+            "__connect.errors.stage": stage,
+            "__connect.errors.exception.class.name": type(error).__name__,
+            "__connect.errors.exception.message": error.detail,
+            "guardline.reason": error.reason,
+            "guardline.payload": "original" if payload else "omitted",
+        }
+        headers = tuple(record.headers) + tuple((name, str(value).encode()) for name, value in reasons.items())
+        return Event(self._topics.deadletter, record.key, record.value if payload else None, headers)
+
+    def _audit(self, record: ConsumerRecord, verdict: MessageVerdict | None, reason: str | None) -> list[Event]:
+        if self._topics.verdicts is None:
+            return []
+        message = verdict.message if verdict else None
+        audit = VerdictRecord(
+            id=event_id(record.topic, record.partition, record.offset, self._model.name, self._model.version),
+            message_id=message.id if message else None,
+            tenant=message.tenant if message else None,
+            verdict=verdict.verdict if verdict else Verdict.INVALID,
+            score=round(verdict.score, 6) if verdict else 0.0,
+            reason=reason,
+            statements=statement_records(verdict) if verdict else [],
+            model=self._model,
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            received_at=timestamp(record.timestamp),
+        )
+        key = message.id.encode("utf-8", "replace") if message else record.key
+        return [_event(self._topics.verdicts, key, audit, audit.id, VERDICT_TYPE, record)]
+
+
+def _event(topic: str, key: bytes | None, model: BaseModel, id_: str, type_: str, record: ConsumerRecord) -> Event:
+    attributes: dict[str, Any] = {
+        "ce_specversion": "1.0",
+        "ce_id": id_,
+        "ce_source": _SOURCE,
+        "ce_type": type_,
+        "ce_time": timestamp(record.timestamp).isoformat(),
+        "content-type": "application/json",
+    }
+    headers: Headers = tuple((name, str(value).encode()) for name, value in attributes.items())
+    trace = tuple((name, value) for name, value in record.headers if name in _TRACE)
+    return Event(topic, key, model.model_dump_json().encode(), headers + trace)

@@ -1,0 +1,46 @@
+"""Every Prometheus metric of the monitor, with a sentence each. Times in seconds, counters end in `_total`.
+
+The metrics exist without prometheus-client too (a bare `guardline check` has no endpoint to serve them on); they then
+count nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+try:
+    from prometheus_client import Counter, Gauge, Histogram
+except ImportError:  # the extra `monitor` is not installed
+
+    class _Silent:
+        """Stands in for any metric."""
+
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def labels(self, *_: Any, **__: Any) -> _Silent:
+            return self
+
+        def inc(self, amount: float = 1) -> None: ...
+
+        def dec(self, amount: float = 1) -> None: ...
+
+        def set(self, value: float) -> None: ...
+
+        def observe(self, amount: float) -> None: ...
+
+    Counter = Gauge = Histogram = _Silent  # type: ignore[assignment,misc]
+
+MESSAGES = Counter("guardline_messages_total", "Inputs done with, by verdict.", ["verdict"])
+STATEMENTS = Counter("guardline_statements_total", "Statements of readable inputs, by verdict.", ["verdict"])
+CACHE_HITS = Counter("guardline_cache_hits_total", "Statements whose score was remembered.")
+DUPLICATES = Counter("guardline_duplicates_total", "Inputs that were done with before and so published nothing.")
+DEAD_LETTERS = Counter("guardline_dead_letters_total", "Inputs sent to the dead-letter topic, by reason.", ["reason"])
+SCORER_FAILURES = Counter("guardline_scorer_failures_total", "Times the scorer did not answer and intake waited.")
+STORE_FAILURES = Counter("guardline_store_failures_total", "Times the store did not answer and was done without.")
+PUBLISH_RETRIES = Counter("guardline_publish_retries_total", "Times an event had to be published again.")
+IN_FLIGHT = Gauge("guardline_chunks_in_flight", "Chunks of records between intake and acknowledgement.")
+PROCESS_SECONDS = Histogram(
+    "guardline_process_seconds",
+    "From taking a chunk of records to the broker's acknowledgement of all its events.",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)

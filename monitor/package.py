@@ -1,0 +1,212 @@
+"""The model package: the contract between trainer and monitor, and all that they share.
+
+A package is a folder that Triton can serve as it is, plus what the monitor needs to feed the model and to read its
+answer:
+
+    manifest.json                 this module's `Manifest`
+    tokenizer.json                Hugging Face tokenizers format
+    encoder/config.pbtxt          onnxruntime backend, GPU (NVIDIA's container)
+    encoder/configs/cpu.pbtxt     python backend, CPU (`--model-config-name=cpu`)
+    encoder/1/model.onnx          input_ids, attention_mask (int64 [batch, tokens])
+                                  -> sentence_embedding (fp32 [batch, dim]), p_unsafe (fp32 [batch])
+    encoder/1/model.py            the python backend's side of the same file
+
+A package that does not fit is refused with what is wrong; the monitor then keeps the one it has, or does not start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from monitor.errors import ConfigurationError, ModelMismatch
+from monitor.records import ModelReference, Thresholds
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+ENCODER = "encoder"
+INPUTS = ("input_ids", "attention_mask")
+OUTPUTS = ("sentence_embedding", "p_unsafe")
+#: The class of the alignment that stands for "about none of the recommendations".
+OUT_OF_SCOPE = "out_of_scope"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class EncoderSpec(_Part):
+    """The encoder and how to feed it."""
+
+    base: str = Field(description="Name of the pre-trained model it was fine-tuned from.")
+    dimension: int = Field(gt=0)
+    max_length: int = Field(gt=2, description="Tokens the encoder reads at once; longer statements go in windows.")
+    model: str = ENCODER
+    model_version: int = Field(default=1, gt=0, description="Triton's version number, pinned in every request.")
+    inputs: tuple[str, str] = INPUTS
+    outputs: tuple[str, str] = OUTPUTS
+
+
+class CalibrationSpec(_Part):
+    """How raw probabilities became calibrated ones; already applied inside the ONNX graph, here for the record."""
+
+    method: str
+    slope: float
+    intercept: float
+    fitted_on: str
+
+
+class ScopeSpec(_Part):
+    """What the scope gate needs."""
+
+    language: str
+    terms: list[str]
+
+
+class GuidelineSpec(_Part):
+    """The guideline that the model was trained from."""
+
+    id: str
+    title: str
+    condition: str
+    treatment: str
+    version: str
+    valid_from: date | None = None
+    valid_to: date | None = None
+    sha256: str
+
+
+class CorpusSpec(_Part):
+    """The statements that the model was trained on."""
+
+    sha256: str
+    statements: int
+    origin: str
+
+
+class RecommendationSpec(_Part):
+    """One recommendation, with the encoder's embedding of its text."""
+
+    id: str
+    section: str
+    text: str
+    embedding: list[float]
+
+
+class LinearHead(_Part):
+    """A multinomial logistic regression on embeddings: softmax(weights @ e + bias) over `classes`."""
+
+    classes: list[str]
+    weights: list[list[float]]
+    bias: list[float]
+
+
+class EvaluationSummary(_Part):
+    """Figures of the frozen test sets, so that a package can be judged without its run folder."""
+
+    suite: str
+    f1: float
+    auc: float
+    average_precision: float
+    balanced_accuracy: float
+    n: int
+
+
+class Manifest(_Part):
+    """Everything about a model but its weights."""
+
+    schema_version: int
+    name: str
+    version: str
+    created_at: datetime
+    labels: tuple[str, str] = ("safe", "unsafe")
+    encoder: EncoderSpec
+    thresholds: Thresholds
+    calibration: CalibrationSpec
+    scope: ScopeSpec
+    guideline: GuidelineSpec
+    corpus: CorpusSpec
+    recommendations: list[RecommendationSpec]
+    alignment: LinearHead
+    category: LinearHead
+    evaluation: list[EvaluationSummary]
+    files: dict[str, str] = Field(description="SHA-256 of each file, by path in the package.")
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class ModelPackage:
+    """A package that was read and found usable."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def reference(self) -> ModelReference:
+        """Name and version, as every event states them."""
+        return ModelReference(name=self.manifest.name, version=self.manifest.version)
+
+    @property
+    def onnx(self) -> Path:
+        """The encoder's graph."""
+        spec = self.manifest.encoder
+        return self.path / spec.model / str(spec.model_version) / "model.onnx"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer's file."""
+        return self.path / TOKENIZER
+
+    @classmethod
+    def load(cls, path: Path) -> ModelPackage:
+        """Read and check a package.
+
+        Raises:
+            ConfigurationError: there is no package at `path`.
+            ModelMismatch: there is one, but this monitor cannot use it; the message says why.
+        """
+        file = path / MANIFEST
+        if not file.is_file():
+            raise ConfigurationError(
+                f"no model package at {path}: run `guardline demo` or `guardline train` first, or name one with --model"
+            )
+        try:
+            manifest = Manifest.model_validate_json(file.read_bytes())
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, problem["loc"]))
+            raise ModelMismatch(f"{file}: {where}: {problem['msg']}") from error
+        package = cls(path, manifest)
+        package._check()
+        return package
+
+    def _check(self) -> None:
+        manifest = self.manifest
+        if manifest.schema_version != SCHEMA_VERSION:
+            raise ModelMismatch(
+                f"{self.path}: manifest schema {manifest.schema_version}, this monitor reads {SCHEMA_VERSION}: "
+                "export the package again or upgrade guardline"
+            )
+        for name, digest in manifest.files.items():
+            file = self.path / name
+            if not file.is_file():
+                raise ModelMismatch(f"{self.path}: {name} is missing: export the package again")
+            if sha256_file(file) != digest:
+                raise ModelMismatch(f"{self.path}: {name} is not the file that was exported: export the package again")
+        ids = {r.id for r in manifest.recommendations}
+        if {*manifest.alignment.classes} != ids | {OUT_OF_SCOPE}:
+            raise ModelMismatch(f"{self.path}: the alignment's classes are not the recommendations and {OUT_OF_SCOPE}")
+        for name, head in (("alignment", manifest.alignment), ("category", manifest.category)):
+            if np.shape(head.weights) != (len(head.classes), manifest.encoder.dimension) or len(head.bias) != len(head.classes):
+                raise ModelMismatch(f"{self.path}: the {name} head does not fit {len(head.classes)} classes and {manifest.encoder.dimension} dimensions")

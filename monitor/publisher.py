@@ -1,0 +1,141 @@
+"""Publish events and wait until the broker has them.
+
+In: events of one chunk. Out: nothing, once every one of them was acknowledged by all in-sync replicas. Faust's own
+`topic.send` wraps an aiokafka producer in three layers of futures and lets a failed send pass at the next flush, so the
+producer is used directly: idempotent, `acks=all`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    IllegalOperation,
+    InvalidProducerEpoch,
+    KafkaError,
+    MessageSizeTooLargeError,
+    OutOfOrderSequenceNumber,
+    ProducerClosed,
+    ProducerFenced,
+    UnknownProducerId,
+)
+
+from monitor import metrics
+
+_log = structlog.get_logger(__name__)
+#: After these a producer never works again; a new one does.
+_FATAL = (IllegalOperation, InvalidProducerEpoch, OutOfOrderSequenceNumber, ProducerClosed, ProducerFenced, UnknownProducerId)
+
+Headers = tuple[tuple[str, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One record to publish."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+
+class Publisher(Protocol):
+    """Fails closed: it returns when the broker has every event, and waits as long as that takes."""
+
+    async def publish(self, events: Sequence[Event]) -> list[Event]:
+        """Return the events that the broker refuses for good (too large); all others are acknowledged."""
+        ...
+
+
+class KafkaPublisher:
+    """Publishes to Kafka."""
+
+    def __init__(self, bootstrap: str, *, timeout: float = 30.0) -> None:
+        """Publish to the brokers at `bootstrap`; after `timeout` seconds without an acknowledgement it says so."""
+        self._bootstrap = bootstrap
+        self._timeout = timeout
+        self._producer: AIOKafkaProducer | None = None
+        self._starting = asyncio.Lock()
+
+    async def _ready(self) -> AIOKafkaProducer:
+        async with self._starting:
+            if self._producer is None:
+                producer = AIOKafkaProducer(
+                    bootstrap_servers=self._bootstrap,
+                    client_id="guardline",
+                    enable_idempotence=True,
+                    acks="all",
+                    linger_ms=5,
+                    request_timeout_ms=int(self._timeout * 1000),
+                )
+                await producer.start()
+                self._producer = producer
+            return self._producer
+
+    async def _discard(self, producer: AIOKafkaProducer) -> None:
+        async with self._starting:
+            if self._producer is producer:
+                self._producer = None
+        try:
+            async with asyncio.timeout(5):
+                await producer.stop()
+        except (KafkaError, TimeoutError) as error:
+            _log.warning("producer_not_stopped", error=repr(error))
+
+    async def _send(self, producer: AIOKafkaProducer, event: Event) -> None:
+        acknowledged = await producer.send(
+            event.topic, value=event.value, key=event.key, headers=list(event.headers)
+        )
+        waiting = asyncio.ensure_future(acknowledged)
+        while not (await asyncio.wait({waiting}, timeout=self._timeout))[0]:
+            _log.warning("no_acknowledgement", topic=event.topic, seconds=self._timeout, action="waiting on")
+        waiting.result()
+
+    async def _publish_one(self, event: Event) -> bool:
+        delay = 0.1
+        while True:
+            producer = None
+            try:
+                producer = await self._ready()
+                await self._send(producer, event)
+            except MessageSizeTooLargeError:
+                return False
+            except (KafkaError, OSError) as error:
+                metrics.PUBLISH_RETRIES.inc()
+                _log.warning("publish_failed", topic=event.topic, error=repr(error), action=f"again in {delay:.1f} s")
+                if producer is not None and isinstance(error, _FATAL):
+                    await self._discard(producer)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 5.0)
+            else:
+                return True
+
+    async def publish(self, events: Sequence[Event]) -> list[Event]:
+        """See `Publisher.publish`."""
+        if not events:
+            return []
+        accepted = await asyncio.gather(*map(self._publish_one, events))
+        return [event for event, ok in zip(events, accepted, strict=True) if not ok]
+
+    async def start(self) -> None:
+        """Connect, retrying while the broker is away."""
+        delay = 0.1
+        while True:
+            try:
+                await self._ready()
+            except (KafkaError, OSError) as error:
+                _log.warning("broker_unreachable", bootstrap=self._bootstrap, error=repr(error), action=f"again in {delay:.1f} s")
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 5.0)
+            else:
+                return
+
+    async def close(self) -> None:
+        """Flush and disconnect."""
+        if self._producer is not None:
+            await self._discard(self._producer)

@@ -1,0 +1,196 @@
+"""What crosses Kafka: the native input record and the events that Guardline publishes.
+
+Pydantic models validate what comes in and generate the JSON Schemas for those who read what goes out. Input ignores
+unknown fields, so that platforms may add their own; output schemas only ever gain fields.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from monitor.text import well_formed
+from monitor.types import Evidence, Message, MessageVerdict, StatementVerdict, Verdict
+
+#: CloudEvents `type` of each event.
+FLAG_TYPE = "guardline.statement.unsafe"
+REVIEW_TYPE = "guardline.statement.review"
+VERDICT_TYPE = "guardline.message.verdict"
+
+
+class OutputRecord(BaseModel):
+    """The native record of the input topic: one answer of a language model."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    id: str = Field(min_length=1, max_length=512, description="The platform's id of this answer.")
+    text: str = Field(description="The answer, as shown to the reader. May be empty.")
+    tenant: str | None = Field(default=None, description="Who the answer was given for, for routing.")
+    model: str | None = Field(default=None, description="The language model that wrote it.")
+    conversation_id: str | None = Field(default=None, description="Keeps flags of one conversation in order.")
+    created_at: datetime | None = Field(default=None, strict=False, description="When it was written (RFC 3339).")
+    metadata: dict[str, Any] = Field(default_factory=dict, description="Anything else; not interpreted.")
+
+    def to_message(self) -> Message:
+        """Return the message that the path works on."""
+        return Message(
+            id=well_formed(self.id),
+            text=well_formed(self.text),
+            tenant=self.tenant,
+            model=self.model,
+            conversation_id=self.conversation_id,
+            created_at=self.created_at,
+            metadata=self.metadata,
+        )
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelReference(_Event):
+    """The model package that gave a verdict."""
+
+    name: str
+    version: str
+
+
+class Thresholds(_Event):
+    """Where the verdicts begin, as probabilities: `review <= score < unsafe` is the band for human eyes."""
+
+    unsafe: float = Field(ge=0, le=1)
+    review: float = Field(ge=0, le=1)
+    in_scope: float = Field(ge=0, le=1, description="Least probability of concerning the guideline to be judged.")
+
+
+class EvidenceRecord(_Event):
+    """The recommendation that the statement most likely speaks about."""
+
+    guideline: str
+    version: str
+    recommendation: str
+    section: str
+    text: str
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> EvidenceRecord:
+        """Convert from the noun."""
+        return cls(
+            guideline=evidence.guideline,
+            version=evidence.version,
+            recommendation=evidence.recommendation,
+            section=evidence.section,
+            text=evidence.text,
+        )
+
+
+class FlagRecord(_Event):
+    """One statement that contradicts the guideline (`unsafe`) or may do so (`review`)."""
+
+    id: str = Field(description="The same for the same message, span and model: drop repeats by it.")
+    verdict: Literal["unsafe", "review"]
+    message_id: str
+    tenant: str | None
+    conversation_id: str | None
+    source_model: str | None = Field(description="The language model that wrote the message.")
+    start: int = Field(ge=0, description="First character of the statement in the text as received.")
+    end: int = Field(ge=0, description="One past its last character.")
+    statement: str | None = Field(description="The statement, or null where the policy withholds text.")
+    statement_sha256: str
+    score: float = Field(ge=0, le=1, description="Calibrated probability that the statement is unsafe.")
+    category: str
+    evidence: EvidenceRecord
+    model: ModelReference
+    thresholds: Thresholds
+    created_at: datetime | None = Field(description="When the message was written, where the platform said so.")
+    received_at: datetime = Field(description="The broker's time stamp of the message.")
+
+
+class StatementRecord(_Event):
+    """One statement of a verdict event, without its text."""
+
+    start: int
+    end: int
+    verdict: Verdict
+    score: float
+    category: str | None
+    recommendation: str | None
+
+
+class VerdictRecord(_Event):
+    """The audit record of one input: what was decided, by which model. Carries no message text."""
+
+    id: str
+    message_id: str | None = Field(description="Null where the input could not be read.")
+    tenant: str | None
+    verdict: Verdict
+    score: float
+    reason: str | None = Field(description="Why the input is invalid; else null.")
+    statements: list[StatementRecord]
+    model: ModelReference
+    topic: str
+    partition: int
+    offset: int
+    received_at: datetime
+
+
+def event_id(*parts: object) -> str:
+    """Return a deterministic id, 32 hex digits, of what identifies an event."""
+    return hashlib.sha256("\x1f".join(map(str, parts)).encode("utf-8", "replace")).hexdigest()[:32]
+
+
+def timestamp(milliseconds: int) -> datetime:
+    """Return a Kafka time stamp (milliseconds since the epoch; -1 for none) as a time."""
+    return datetime.fromtimestamp(max(milliseconds, 0) / 1000, UTC)
+
+
+def flag_record(
+    verdict: MessageVerdict,
+    statement: StatementVerdict,
+    *,
+    model: ModelReference,
+    thresholds: Thresholds,
+    received_at: datetime,
+    include_text: bool,
+) -> FlagRecord:
+    """Return the event for one statement. Nothing in it depends on the clock, so a repeat is identical to the byte."""
+    if statement.evidence is None or statement.category is None:
+        raise ValueError("only a judged statement becomes a flag")
+    message, span = verdict.message, statement.statement
+    return FlagRecord(
+        id=event_id(message.id, span.start, span.end, model.name, model.version),
+        verdict="unsafe" if statement.verdict is Verdict.UNSAFE else "review",
+        message_id=message.id,
+        tenant=message.tenant,
+        conversation_id=message.conversation_id,
+        source_model=message.model,
+        start=span.start,
+        end=span.end,
+        statement=span.text if include_text else None,
+        statement_sha256=hashlib.sha256(span.text.encode()).hexdigest(),
+        score=round(statement.score, 6),
+        category=statement.category,
+        evidence=EvidenceRecord.of(statement.evidence),
+        model=model,
+        thresholds=thresholds,
+        created_at=message.created_at,
+        received_at=received_at,
+    )
+
+
+def statement_records(verdict: MessageVerdict) -> list[StatementRecord]:
+    """Return the statements of a verdict without their text."""
+    return [
+        StatementRecord(
+            start=s.statement.start,
+            end=s.statement.end,
+            verdict=s.verdict,
+            score=round(s.score, 6),
+            category=s.category,
+            recommendation=s.evidence.recommendation if s.evidence else None,
+        )
+        for s in verdict.statements
+    ]

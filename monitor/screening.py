@@ -1,0 +1,156 @@
+"""Messages in, verdicts out: the heart of the monitor, without a broker.
+
+Per call: normalise and segment every message, let the scope gate dismiss what cannot concern the guideline, look up
+the statements that were scored before, score the rest of all messages together, remember them, and let `policy`
+decide. The two ports it needs are declared here; `encoding` (over ONNX Runtime or Triton) and `redis_store` /
+`memory` satisfy them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Protocol
+
+import orjson
+import structlog
+
+from monitor import metrics
+from monitor.alignment import Alignment
+from monitor.errors import StoreUnavailable
+from monitor.package import ModelPackage
+from monitor.policy import gravest, judge
+from monitor.records import ModelReference, Thresholds
+from monitor.scope import ScopeGate
+from monitor.segmentation import segment
+from monitor.text import normalise
+from monitor.types import Message, MessageVerdict, ModelScores, Statement, StatementScore, StatementVerdict, Verdict
+
+_log = structlog.get_logger(__name__)
+#: Above this many characters a batch is prepared in a thread, so that one huge message does not stop the event loop.
+_LONG = 100_000
+
+_Prepared = tuple[Message, list[Statement], Verdict | None]
+
+
+class Scorer(Protocol):
+    """The encoder. Fails closed: `ScorerUnavailable` means no verdict, not a safe one."""
+
+    async def score(self, texts: Sequence[str]) -> ModelScores:
+        """Return embeddings and calibrated probabilities of `texts`, in order."""
+        ...
+
+    async def close(self) -> None:
+        """Release what the scorer holds."""
+        ...
+
+
+class VerdictStore(Protocol):
+    """Remembers scores and finished events. Fails open: `StoreUnavailable` costs time and repeats, nothing else."""
+
+    async def get(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the value of each key, in order; None where there is none."""
+        ...
+
+    async def put(self, values: Mapping[str, bytes]) -> None:
+        """Remember values until they expire."""
+        ...
+
+    async def close(self) -> None:
+        """Release what the store holds."""
+        ...
+
+
+class Screening:
+    """Screens batches of messages with one model package."""
+
+    def __init__(
+        self, package: ModelPackage, *, scorer: Scorer, store: VerdictStore, thresholds: Thresholds | None = None
+    ) -> None:
+        manifest = package.manifest
+        self.model: ModelReference = package.reference
+        self.thresholds = thresholds or manifest.thresholds
+        self._scorer = scorer
+        self._store = store
+        self._alignment = Alignment(manifest)
+        self._gate = ScopeGate(manifest.scope.terms, manifest.scope.language)
+
+    def _key(self, normalised: str) -> str:
+        digest = hashlib.sha256(normalised.encode()).hexdigest()[:32]
+        return f"score:{self.model.name}@{self.model.version}:{digest}"
+
+    async def _remembered(self, texts: Sequence[str]) -> dict[str, StatementScore]:
+        try:
+            values = await self._store.get([self._key(text) for text in texts])
+        except StoreUnavailable as error:
+            metrics.STORE_FAILURES.inc()
+            _log.warning("store_unavailable", action="scoring without cache", error=str(error))
+            return {}
+        return {t: StatementScore(**orjson.loads(v)) for t, v in zip(texts, values, strict=True) if v is not None}
+
+    async def _remember(self, scores: Mapping[str, StatementScore]) -> None:
+        try:
+            await self._store.put({self._key(text): orjson.dumps(asdict(score)) for text, score in scores.items()})
+        except StoreUnavailable:
+            metrics.STORE_FAILURES.inc()  # the read before has already said so in the log
+
+    async def _score(self, texts: Sequence[str]) -> tuple[dict[str, StatementScore], set[str]]:
+        """Return the score of each distinct text, and which of them were remembered."""
+        if not texts:
+            return {}, set()
+        known = await self._remembered(texts)
+        missing = [text for text in texts if text not in known]
+        if missing:
+            fresh = dict(zip(missing, self._alignment.read(await self._scorer.score(missing)), strict=True))
+            await self._remember(fresh)
+            return {**known, **fresh}, set(known)
+        return known, set(known)
+
+    def _verdict(self, statement: Statement, score: StatementScore) -> StatementVerdict:
+        verdict = judge(score, self.thresholds)
+        if verdict is Verdict.OUT_OF_SCOPE:
+            return StatementVerdict(statement, verdict, 0.0)
+        evidence = self._alignment.evidence(score.recommendation)
+        return StatementVerdict(statement, verdict, score.p_unsafe, score.category, evidence)
+
+    def _prepare(self, messages: Sequence[Message]) -> list[_Prepared]:
+        """Return each message with its statements and the verdict of the scope gate, None where it lets pass."""
+        prepared: list[_Prepared] = []
+        for message in messages:
+            normalised = normalise(message.text)
+            verdict = None
+            if not self._gate.concerns(normalised):
+                verdict = Verdict.OUT_OF_SCOPE
+            elif self._gate.foreign(normalised):
+                verdict = Verdict.ABSTAIN
+            prepared.append((message, segment(message.text), verdict))
+        return prepared
+
+    async def screen(self, messages: Sequence[Message]) -> list[MessageVerdict]:
+        """Return one verdict per message, in order.
+
+        Raises:
+            ScorerUnavailable: nothing was decided; try the same messages again.
+        """
+        if sum(len(message.text) for message in messages) > _LONG:
+            gated = await asyncio.to_thread(self._prepare, messages)
+        else:
+            gated = self._prepare(messages)
+        texts = list(dict.fromkeys(s.normalised for _, statements, v in gated if v is None for s in statements))
+        scores, cached = await self._score(texts)
+        verdicts = []
+        for message, statements, fixed in gated:
+            if fixed is None:
+                judged = tuple(self._verdict(s, scores[s.normalised]) for s in statements)
+            else:
+                judged = tuple(StatementVerdict(s, fixed, 0.0) for s in statements)
+            hits = sum(s.normalised in cached for s in statements) if fixed is None else 0
+            verdicts.append(MessageVerdict(message, *gravest(judged), judged, cached=hits))
+        return verdicts
+
+    async def close(self) -> None:
+        """Release scorer and store."""
+        await self._scorer.close()
+        await self._store.close()

@@ -1,0 +1,102 @@
+"""All settings of the monitor, from the environment (`GUARDLINE_...`), `.env` and secret files.
+
+One `Settings` per process, built where the process starts and handed down. A value that nobody would change in
+production is a constant beside its use, not a setting.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from monitor.errors import ConfigurationError
+
+#: Where `guardline train` and `guardline demo` leave the first guideline's model.
+DEFAULT_RUN = Path("runs/covid19-remdesivir")
+DEFAULT_MODEL = DEFAULT_RUN / "package"
+_SECRETS = Path("/run/secrets")
+
+
+class Settings(BaseSettings):
+    """Settings of one process."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GUARDLINE_",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        secrets_dir=_SECRETS if _SECRETS.is_dir() else None,
+        protected_namespaces=(),
+    )
+
+    model: Path = Field(default=DEFAULT_MODEL, description="The model package that gives the verdicts.")
+
+    kafka_bootstrap: str = Field(default="127.0.0.1:9092", description="Brokers, host:port, separated by commas.")
+    group: str = Field(default="guardline", description="Consumer group; workers of one group share the partitions.")
+    instance: str | None = Field(
+        default=None,
+        description="Static membership id of this worker, unique in the group: a restart then moves no partitions.",
+    )
+    topic_outputs: str = Field(default="llm.outputs", description="Topic of LLM outputs to screen.")
+    topic_flags: str = Field(default="safety.flags", description="Topic of unsafe statements.")
+    topic_review: str = Field(default="safety.review", description="Topic of statements in the uncertainty band.")
+    topic_verdicts: str = Field(default="safety.verdicts", description="Topic of one audit record per input.")
+    topic_deadletter: str = Field(default="safety.deadletter", description="Topic of inputs that failed.")
+    emit_verdicts: bool = Field(default=False, description="Publish an audit record for every input.")
+    include_text: bool = Field(
+        default=True, description="Put the statement's text into flags; else only its SHA-256 (message text is health data)."
+    )
+
+    scorer: Literal["onnx", "triton"] = Field(default="onnx", description="In-process ONNX Runtime, or Triton.")
+    triton_url: str = Field(default="127.0.0.1:8001", description="Triton's gRPC address, host:port.")
+    triton_timeout: float = Field(default=30, gt=0, description="Seconds that one request may take.")
+    triton_fallback: bool = Field(
+        default=False, description="Score in-process while Triton is away, instead of pausing intake."
+    )
+    onnx_threads: int = Field(default=0, ge=0, description="Threads inside an operator; 0: one per core.")
+    batch_tokens: int = Field(default=1024, gt=0, description="Tokens in one batch; on a GPU 16384 and more.")
+
+    store: Literal["memory", "redis"] = Field(default="memory", description="Where scores are remembered.")
+    redis_url: SecretStr = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"), description="Redis, with credentials where it needs them."
+    )
+    cache_expiry: int = Field(default=86_400, gt=0, description="Seconds that Redis remembers scores and finished ids.")
+
+    threshold_unsafe: float | None = Field(
+        default=None, ge=0, le=1, description="Flag from this probability on; default: the model package's."
+    )
+    threshold_review: float | None = Field(
+        default=None, ge=0, le=1, description="Ask for review from this probability on; default: the package's."
+    )
+
+    chunk_records: int = Field(default=64, gt=0, le=512, description="Records of one partition taken at once.")
+    chunks_in_flight: int = Field(default=4, gt=0, description="Chunks worked on at once; bounds memory and repeats.")
+    drain_timeout: float = Field(default=30, gt=0, description="Seconds to finish what is in flight when stopping.")
+    publish_timeout: float = Field(default=30, gt=0, description="Seconds to wait for the broker's acknowledgement.")
+    attempts: int = Field(default=3, gt=0, description="Tries on a message that fails inside Guardline.")
+    failures_per_minute: int = Field(
+        default=60, gt=0, description="Stop rather than dead-letter more messages for failures of our own."
+    )
+
+    metrics_port: int | None = Field(default=None, ge=1, le=65535, description="Serve Prometheus metrics here; default: not.")
+    metrics_host: str = Field(default="127.0.0.1", description="Address of the metrics port.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
+    log_format: Literal["json", "console"] = Field(default="json", description="One JSON object a line, or for people.")
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Build the settings of this process; `overrides` that are not None win over the environment.
+
+    Raises:
+        ConfigurationError: a value is of the wrong type or out of range; the message names the variable.
+    """
+    try:
+        return Settings(**{k: v for k, v in overrides.items() if v is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = "; ".join(
+            f"GUARDLINE_{'_'.join(map(str, p['loc'])).upper()}: {p['msg']}" for p in error.errors(include_input=False)
+        )
+        raise ConfigurationError(f"settings: {problems}") from error

@@ -1,0 +1,191 @@
+"""Stage `corpus`: recorded completions -> checked statements -> splits without leakage.
+
+The corpus folder holds what language models wrote from the guideline, one file per style. Each row is checked (known
+recommendation, label, parent; a text that is really there) and rejected with the reason where it fails; a text that
+occurs twice with two labels is rejected both times. Splits keep families whole: a safe statement, the unsafe variants
+made from it, and every family that shares a text with them lie on one side. Two styles are held out entirely, so that
+evaluation says what voices do that training never heard.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monitor.text import normalise
+from trainer.artifacts import RunFolder, read_json_lines, read_rows, write_json, write_rows
+from trainer.errors import CorpusError
+from trainer.types import Difficulty, Example, Label, Recommendation, Split
+
+STATEMENT_FILES = "llm_style_*.jsonl"
+OUT_OF_SCOPE_FILE = "out_of_scope.jsonl"
+MESSAGE_FILES = "messages*.jsonl"
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """How statements are divided."""
+
+    held_out_styles: tuple[str, ...] = ("g", "l")  # explaining and correcting; nurse and pharmacist work
+    validation: float = 0.10  # share of the families of the other styles
+    test: float = 0.10
+    seed: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A corpus row that was not taken, and why."""
+
+    id: str
+    file: str
+    reason: str
+    text: str
+
+
+def _problem(row: Mapping[str, Any], known: set[str]) -> str | None:
+    """Return why a row cannot be used, or None."""
+    if not isinstance(row.get("id"), str) or not isinstance(row.get("text"), str):
+        return "id or text is missing or not a string"
+    if not any(map(str.isalnum, row["text"])):
+        return "no letters in the text"
+    label = row.get("label")
+    if label not in {*Label}:
+        return f"unknown label {label!r}"
+    if label == Label.OUT_OF_SCOPE:
+        return None
+    if row.get("recommendation") not in known:
+        return f"unknown recommendation {row.get('recommendation')!r}"
+    if not isinstance(row.get("category"), str):
+        return "category is missing"
+    if (label == Label.UNSAFE) != (row.get("difficulty") in {*Difficulty}):
+        return "difficulty does not fit the label"
+    return None
+
+
+def _example(row: Mapping[str, Any], style: str) -> Example:
+    return Example(
+        id=row["id"],
+        text=normalise(row["text"]),
+        label=Label(row["label"]),
+        recommendation=row.get("recommendation"),
+        category=row.get("category"),
+        difficulty=Difficulty(row["difficulty"]) if row.get("difficulty") else None,
+        family=row.get("parent") or row["id"],
+        style=style,
+    )
+
+
+def load(corpus: Path, recommendations: Sequence[Recommendation]) -> tuple[list[Example], list[Rejected]]:
+    """Read and check every statement of a corpus folder.
+
+    Raises:
+        CorpusError: no statement files there, or a line that is not JSON.
+    """
+    files = sorted(corpus.glob(STATEMENT_FILES))
+    if not files:
+        raise CorpusError(f"{corpus}: no {STATEMENT_FILES} there: a corpus has a file of statements per style")
+    known = {r.id for r in recommendations}
+    examples: list[Example] = []
+    rejected: list[Rejected] = []
+    for file in [*files, corpus / OUT_OF_SCOPE_FILE]:
+        if not file.exists():
+            continue
+        style = file.stem.removeprefix("llm_style_")
+        for row in read_json_lines(file):
+            if reason := _problem(row, known):
+                rejected.append(Rejected(str(row.get("id")), file.name, reason, str(row.get("text"))))
+            else:
+                examples.append(_example(row, style))
+    return _consistent(examples, rejected)
+
+
+def _consistent(examples: list[Example], rejected: list[Rejected]) -> tuple[list[Example], list[Rejected]]:
+    """Reject children without their parent, ids that repeat, and texts that have two labels."""
+    labels = defaultdict(set)
+    for example in examples:
+        labels[example.text.lower()].add(example.label)
+    seen: set[str] = set()
+    ids = {e.id for e in examples}
+    kept = []
+    for example in examples:
+        reason = None
+        if example.id in seen:
+            reason = "id occurs twice"
+        elif example.family not in ids:
+            reason = f"parent {example.family} is not there"
+        elif len(labels[example.text.lower()]) > 1:
+            reason = "the same text has two labels"
+        seen.add(example.id)
+        if reason:
+            rejected.append(Rejected(example.id, example.style, reason, example.text))
+        else:
+            kept.append(example)
+    return kept, rejected
+
+
+def groups(examples: Iterable[Example]) -> dict[str, str]:
+    """Return, for each family, the group it is split with: families that share a text belong together (union-find)."""
+    parent: dict[str, str] = {}
+
+    def find(family: str) -> str:
+        while parent[family] != family:
+            parent[family] = parent[parent[family]]
+            family = parent[family]
+        return family
+
+    by_text: dict[str, str] = {}
+    for example in examples:
+        parent.setdefault(example.family, example.family)
+        first = by_text.setdefault(example.text.lower(), example.family)
+        parent[find(example.family)] = find(first)
+    return {family: find(family) for family in parent}
+
+
+def split(examples: Sequence[Example], settings: SplitSettings) -> dict[Split, list[str]]:
+    """Return the ids of each split. Deterministic; a group never spans two splits."""
+    group_of = groups(examples)
+    styles: dict[str, set[str]] = defaultdict(set)
+    for example in examples:
+        styles[group_of[example.family]].add(example.style)
+    held_out = set(settings.held_out_styles)
+    side: dict[str, Split | None] = {}
+    seen_voices = sorted(group for group, names in styles.items() if not names & held_out)
+    random.Random(settings.seed).shuffle(seen_voices)
+    n_validation = round(settings.validation * len(seen_voices))
+    n_test = round(settings.test * len(seen_voices))
+    for i, group in enumerate(seen_voices):
+        side[group] = (
+            Split.VALIDATION if i < n_validation else Split.TEST_ID if i < n_validation + n_test else Split.TRAIN
+        )
+    for group, names in styles.items():
+        if names & held_out:
+            # A text that a held-out and a heard voice share is evidence of neither; it goes nowhere.
+            side[group] = Split.TEST_OOD if names <= held_out else None
+    result: dict[Split, list[str]] = {part: [] for part in Split}
+    for example in examples:
+        part = side[group_of[example.family]]
+        if part is not None:
+            result[part].append(example.id)
+    return result
+
+
+def load_split(folder: RunFolder) -> dict[Split, list[Example]]:
+    """Read the statements of a run by split."""
+    by_id = {example.id: example for example in read_rows(folder.statements, Example)}
+    ids = json.loads(folder.splits.read_text())
+    return {part: [by_id[i] for i in ids[part]] for part in Split}
+
+
+def run(corpus: Path, folder: RunFolder, settings: SplitSettings) -> dict[str, Any]:
+    """Run the stage; return what to say of it."""
+    examples, rejected = load(corpus, read_rows(folder.recommendations, Recommendation))
+    write_rows(folder.statements, examples)
+    write_rows(folder.rejected, rejected)
+    parts = split(examples, settings)
+    write_json(folder.splits, parts)
+    return {"statements": len(examples), "rejected": len(rejected)} | {p.value: len(ids) for p, ids in parts.items()}

@@ -1,0 +1,415 @@
+"""Stage `evaluate`: the served model against the frozen encoder, side by side, with intervals and plots.
+
+What is measured is the exported package through the monitor's own path (tokenizers, ONNX Runtime, alignment, policy),
+so the figures are those of serving. Baselines get the same training data and the same kind of heads on embeddings of
+the encoder before fine-tuning. Suites: statements in voices that training heard (`test_id`) and in held-out ones
+(`test_ood`), by difficulty; out-of-scope statements; whole answers with marked unsafe spans. Intervals are 95%
+percentile bootstraps over families, because a parent and its variants are not independent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import jinja2
+import matplotlib as mpl
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    f1_score,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
+
+from monitor.alignment import Alignment
+from monitor.factory import build_scorer, build_screening
+from monitor.package import MANIFEST, EvaluationSummary, ModelPackage
+from monitor.settings import DEFAULT_RUN, Settings
+from monitor.types import Message, StatementScore, Verdict
+from trainer.artifacts import RunFolder, read_json_lines, write_json
+from trainer.classifier import calibrate, embed_splits, fit_joint, in_scope, is_unsafe
+from trainer.corpus import MESSAGE_FILES, load_split
+from trainer.encoder import Embedder, Floats, load_pretrained
+from trainer.errors import StageMissing
+from trainer.settings import ClassifierSettings, EncoderSettings, EvaluationSettings
+from trainer.types import Difficulty, Example, Metric, Split
+
+mpl.use("Agg")
+
+CONTRASTIVE = "contrastive"
+FROZEN = "frozen"
+FROZEN_BINARY = "frozen, one hyperplane"
+_TESTS = (Split.TEST_ID, Split.TEST_OOD)
+_TEMPLATES = Path(__file__).parent / "templates"
+Doubles = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class MessageOutcome:
+    """How one labelled answer was judged: `spans_hit` of its `spans` overlap an unsafe statement."""
+
+    label: str
+    verdict: Verdict
+    spans: int
+    spans_hit: int
+    flags: int
+    flags_on_spans: int
+
+
+def _safely(metric: Callable[[Bools, Doubles], float], unsafe: Bools, p: Doubles) -> float:
+    """Return the metric, or NaN where a resample holds one class only."""
+    return float(metric(unsafe, p)) if 0 < unsafe.sum() < len(unsafe) else float("nan")
+
+
+#: name -> metric of (unsafe, calibrated p). Those that need a decision take it at one half.
+METRICS: dict[str, Callable[[Bools, Doubles], float]] = {
+    "F1": lambda unsafe, p: float(f1_score(unsafe, p >= 0.5)),
+    "AUC": lambda unsafe, p: float(roc_auc_score(unsafe, p)),
+    "AP": lambda unsafe, p: float(average_precision_score(unsafe, p)),
+    "balanced accuracy": lambda unsafe, p: float(balanced_accuracy_score(unsafe, p >= 0.5)),
+}
+
+
+def _resamples(families: Sequence[str], settings: EvaluationSettings) -> Iterable[NDArray[np.int64]]:
+    """Yield row indices of bootstrap samples, drawn by family."""
+    rng = np.random.default_rng(settings.seed)
+    names, inverse = np.unique(np.array(families), return_inverse=True)
+    members = [np.flatnonzero(inverse == i) for i in range(len(names))]
+    for _ in range(settings.bootstrap):
+        yield np.concatenate([members[i] for i in rng.integers(0, len(names), len(names))])
+
+
+def score_rows(
+    examples: Sequence[Example], p: Doubles, *, model: str, split: Split, settings: EvaluationSettings
+) -> list[Metric]:
+    """Return all metrics of one model on one split, for all statements and by difficulty of the unsafe ones.
+
+    A stratum holds its unsafe statements and all safe ones of the split.
+    """
+    rows = []
+    strata = {"all": None} | {d.value: d for d in Difficulty}
+    for stratum, difficulty in strata.items():
+        keep = [i for i, e in enumerate(examples) if difficulty is None or e.difficulty in (None, difficulty)]
+        unsafe, scores = is_unsafe([examples[i] for i in keep]), p[keep]
+        samples = list(_resamples([examples[i].family for i in keep], settings))
+        for name, metric in METRICS.items():
+            values = [_safely(metric, unsafe[s], scores[s]) for s in samples]
+            low, high = np.nanpercentile(values, [2.5, 97.5])
+            rows.append(
+                Metric("statements", model, split.value, stratum, name, round(_safely(metric, unsafe, scores), 4),
+                       round(float(low), 4), round(float(high), 4), len(keep))
+            )  # fmt: skip
+    return rows
+
+
+def _share(suite: str, split: str, stratum: str, metric: str, hits: int, n: int) -> Metric:
+    """Return a share with its 95% Wilson interval."""
+    if n == 0:
+        return Metric(suite, CONTRASTIVE, split, stratum, metric, float("nan"), float("nan"), float("nan"), 0)
+    z, p = 1.96, hits / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    low, high = max(centre - half, 0.0), min(centre + half, 1.0)
+    return Metric(suite, CONTRASTIVE, split, stratum, metric, round(p, 4), round(float(low), 4), round(float(high), 4), n)
+
+
+def operating_point(
+    package: ModelPackage, examples: Sequence[Example], scores: Sequence[StatementScore], split: Split
+) -> list[Metric]:
+    """Return what the policy does at the package's thresholds, and how often the alignment names the right rule."""
+    limits = package.manifest.thresholds
+    unsafe = is_unsafe(examples)
+    p = np.array([s.p_unsafe for s in scores])
+    judged = np.array([s.p_in_scope >= limits.in_scope for s in scores])
+    flagged = judged & (p >= limits.unsafe)
+    review = judged & (p >= limits.review) & (p < limits.unsafe)
+    right = sum(s.recommendation == e.recommendation for s, e in zip(scores, examples, strict=True))
+    name = split.value
+    return [
+        _share("policy", name, "unsafe", "flagged", int((flagged & unsafe).sum()), int(unsafe.sum())),
+        _share("policy", name, "unsafe", "flagged or in review", int(((flagged | review) & unsafe).sum()), int(unsafe.sum())),
+        _share("policy", name, "safe", "flagged", int((flagged & ~unsafe).sum()), int((~unsafe).sum())),
+        _share("policy", name, "safe", "in review", int((review & ~unsafe).sum()), int((~unsafe).sum())),
+        _share("policy", name, "all", "out of scope", int((~judged).sum()), len(unsafe)),
+        _share("alignment", name, "all", "right recommendation", right, len(unsafe)),
+    ]
+
+
+async def score_package(package: ModelPackage, texts: Sequence[str]) -> list[StatementScore]:
+    """Return the scores that the monitor would compute for whole statements."""
+    scorer = build_scorer(Settings(scorer="onnx"), package)
+    try:
+        return Alignment(package.manifest).read(await scorer.score(texts))
+    finally:
+        await scorer.close()
+
+
+async def judge_messages(package: ModelPackage, rows: Sequence[dict[str, Any]]) -> list[MessageOutcome]:
+    """Screen whole answers and hold the flags against the marked spans."""
+    screening = build_screening(Settings(scorer="onnx", store="memory"), package)
+    try:
+        verdicts = await screening.screen([Message(id=row["id"], text=row["text"]) for row in rows])
+    finally:
+        await screening.close()
+    outcomes = []
+    for row, verdict in zip(rows, verdicts, strict=True):
+        flags = [(f.statement.start, f.statement.end) for f in verdict.of(Verdict.UNSAFE)]
+        spans = [(s["start"], s["end"]) for s in row["spans"]]
+        hit = sum(any(a < end and start < b for a, b in flags) for start, end in spans)
+        on_spans = sum(any(a < end and start < b for start, end in spans) for a, b in flags)
+        outcomes.append(MessageOutcome(row["label"], verdict.verdict, len(spans), hit, len(flags), on_spans))
+    return outcomes
+
+
+def message_rows(outcomes: Sequence[MessageOutcome]) -> list[Metric]:
+    """Return the figures of the message suite."""
+
+    def by_label(label: str) -> list[MessageOutcome]:
+        return [o for o in outcomes if o.label == label]
+
+    flagged = {label: sum(o.verdict is Verdict.UNSAFE for o in by_label(label)) for label in ("unsafe", "safe", "out_of_scope")}
+    return [
+        *(_share("messages", "all", label, "flagged", n, len(by_label(label))) for label, n in flagged.items()),
+        _share("messages", "all", "spans", "found", sum(o.spans_hit for o in outcomes), sum(o.spans for o in outcomes)),
+        _share("messages", "all", "flags", "on a span", sum(o.flags_on_spans for o in outcomes), sum(o.flags for o in outcomes)),
+    ]
+
+
+def _baselines(
+    embeddings: dict[Split, Floats], examples: dict[Split, list[Example]], recommendations: Sequence[str],
+    settings: ClassifierSettings,
+) -> dict[str, dict[Split, Doubles]]:
+    """Return calibrated probabilities of the two baselines on the test splits (in scope only), by model and split."""
+    data = {}
+    for part, own in embeddings.items():
+        keep = in_scope(examples[part])
+        data[part] = (own[keep], [examples[part][i] for i in keep])
+    joint = fit_joint(data[Split.TRAIN], data[Split.VALIDATION], recommendations, settings.joint_c)
+    plain = LogisticRegression(C=settings.joint_c, max_iter=500).fit(data[Split.TRAIN][0], is_unsafe(data[Split.TRAIN][1]))
+    slope, intercept = calibrate(plain.decision_function(data[Split.VALIDATION][0]), is_unsafe(data[Split.VALIDATION][1]))
+
+    def plain_p(part: Split) -> Doubles:
+        return np.asarray(1 / (1 + np.exp(-(slope * plain.decision_function(data[part][0]) + intercept))))
+
+    return {
+        FROZEN_BINARY: {part: plain_p(part) for part in _TESTS},
+        FROZEN: {part: joint.p_unsafe(data[part][0]) for part in _TESTS},
+    }
+
+
+def _figure_uri(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
+    plt.close(figure)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+_COLOURS = {FROZEN_BINARY: "#b0b7c3", FROZEN: "#6b7a90", CONTRASTIVE: "#c2410c"}
+
+
+def plot_bars(rows: Sequence[Metric], metric: str) -> Figure:
+    """Plot one metric of every model by stratum, a panel per split, with intervals."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
+    strata = ["all", *Difficulty]
+    for axis, split in zip(axes, _TESTS, strict=True):
+        for offset, model in enumerate(_COLOURS):
+            mine = {r.stratum: r for r in rows if (r.model, r.split, r.metric) == (model, split.value, metric)}
+            x = np.arange(len(strata)) + (offset - 1) * 0.27
+            values = np.array([mine[s].value for s in strata])
+            errors = np.array([[mine[s].value - mine[s].low, mine[s].high - mine[s].value] for s in strata]).T
+            axis.bar(x, values, 0.25, yerr=np.clip(errors, 0, None), color=_COLOURS[model], label=model, capsize=2)
+        axis.set_xticks(range(len(strata)), strata)
+        axis.set_title("voices heard in training" if split is Split.TEST_ID else "voices never heard")
+        axis.axhline(0.5, color="black", linewidth=0.6, linestyle=":")
+        axis.set_ylim(0.3, 1)
+    axes[0].set_ylabel(metric)
+    axes[0].legend(frameon=False, fontsize=8, loc="lower left")
+    return figure
+
+
+def plot_curves(unsafe: Bools, p: dict[str, Doubles]) -> Figure:
+    """Plot ROC, precision against recall, and calibration on the held-out voices."""
+    figure, (roc, pr, calibration) = plt.subplots(1, 3, figsize=(12, 3.8))
+    for model, scores in p.items():
+        fpr, tpr, _ = roc_curve(unsafe, scores)
+        roc.plot(fpr, tpr, color=_COLOURS[model], label=f"{model}: {roc_auc_score(unsafe, scores):.3f}")
+        precision, recall, _ = precision_recall_curve(unsafe, scores)
+        pr.plot(recall, precision, color=_COLOURS[model])
+    edges = np.quantile(p[CONTRASTIVE], np.linspace(0, 1, 11))
+    bins = np.clip(np.searchsorted(edges, p[CONTRASTIVE], side="right") - 1, 0, 9)
+    means = [(p[CONTRASTIVE][bins == b].mean(), unsafe[bins == b].mean()) for b in range(10) if (bins == b).any()]
+    calibration.plot([0, 1], [0, 1], color="black", linewidth=0.6, linestyle=":")
+    calibration.plot(*zip(*means, strict=True), marker="o", color=_COLOURS[CONTRASTIVE])
+    roc.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC (AUC)")
+    roc.legend(frameon=False, fontsize=8, loc="lower right")
+    pr.set(xlabel="recall", ylabel="precision", title="precision and recall")
+    calibration.set(xlabel="score", ylabel="share unsafe", title="calibration, by tenths of the scores")
+    return figure
+
+
+def write_report(folder: RunFolder, rows: Sequence[Metric], figures: dict[str, Figure], package: ModelPackage) -> Path:
+    """Write the HTML report: one file, plots inside."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True)
+    page = environment.get_template("report.html.j2").render(
+        manifest=package.manifest,
+        rows=rows,
+        statements=[r for r in rows if r.suite == "statements"],
+        others=[r for r in rows if r.suite != "statements"],
+        models=list(_COLOURS),
+        metrics=list(METRICS),
+        strata=["all", *(d.value for d in Difficulty)],
+        splits={Split.TEST_ID.value: "voices heard in training", Split.TEST_OOD.value: "voices never heard"},
+        figures={title: _figure_uri(figure) for title, figure in figures.items()},
+    )
+    path = folder.evaluation / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _summaries(rows: Sequence[Metric]) -> list[EvaluationSummary]:
+    def value(split: Split, metric: str) -> Metric:
+        return next(r for r in rows if (r.model, r.split, r.stratum, r.metric) == (CONTRASTIVE, split.value, "all", metric))
+
+    return [
+        EvaluationSummary(
+            suite=f"statements/{split.value}",
+            f1=value(split, "F1").value,
+            auc=value(split, "AUC").value,
+            average_precision=value(split, "AP").value,
+            balanced_accuracy=value(split, "balanced accuracy").value,
+            n=value(split, "AUC").n,
+        )
+        for split in _TESTS
+    ]
+
+
+def _scoped(examples: Sequence[Example]) -> list[Example]:
+    return [examples[i] for i in in_scope(examples)]
+
+
+def run(
+    corpus: Path, recommendations: Sequence[str], folder: RunFolder, encoder: EncoderSettings,
+    classifier: ClassifierSettings, settings: EvaluationSettings, progress: Progress,
+) -> dict[str, Any]:
+    """Run the stage; return what to say of it."""
+    package = ModelPackage.load(folder.package)
+    examples = load_split(folder)
+    frozen = Embedder(*load_pretrained(encoder.base), max_length=encoder.max_length, sub_batch=2 * encoder.sub_batch)
+    embeddings = embed_splits(frozen, examples, list(Split), progress, "evaluate: frozen")
+    p = _baselines(embeddings, examples, recommendations, classifier)
+    task = progress.add_task("evaluate: served model", total=5)
+    rows: list[Metric] = []
+    p[CONTRASTIVE] = {}
+    for part in _TESTS:
+        scoped = _scoped(examples[part])
+        scores = asyncio.run(score_package(package, [e.text for e in scoped]))
+        p[CONTRASTIVE][part] = np.array([s.p_unsafe for s in scores], dtype=np.float64)
+        rows += operating_point(package, scoped, scores, part)
+        progress.advance(task)
+    for model, by_split in p.items():
+        for part, values in by_split.items():
+            rows += score_rows(_scoped(examples[part]), values, model=model, split=part, settings=settings)
+    progress.advance(task)
+    outside = [e.text for e in examples[Split.TEST_ID] if e.recommendation is None]
+    limits = package.manifest.thresholds
+    passed = [s for s in asyncio.run(score_package(package, outside)) if s.p_in_scope >= limits.in_scope]
+    rows.append(_share("out of scope", Split.TEST_ID.value, "all", "flagged", sum(s.p_unsafe >= limits.unsafe for s in passed), len(outside)))
+    rows.append(_share("out of scope", Split.TEST_ID.value, "all", "judged", len(passed), len(outside)))
+    messages = [row for file in sorted(corpus.glob(MESSAGE_FILES)) for row in read_json_lines(file)]
+    if messages:
+        rows += message_rows(asyncio.run(judge_messages(package, messages)))
+    progress.advance(task)
+    folder.evaluation.mkdir(parents=True, exist_ok=True)
+    write_json(folder.evaluation / "metrics.json", [asdict(r) for r in rows])
+    ood = is_unsafe(_scoped(examples[Split.TEST_OOD]))
+    figures = {
+        "F1 by difficulty": plot_bars(rows, "F1"),
+        "AUC by difficulty": plot_bars(rows, "AUC"),
+        "Voices never heard": plot_curves(ood, {m: p[m][Split.TEST_OOD] for m in _COLOURS}),
+    }
+    manifest = package.manifest.model_copy(update={"evaluation": _summaries(rows)})
+    (folder.package / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+    write_report(folder, rows, figures, ModelPackage.load(folder.package))
+    progress.advance(task)
+    best = {s.suite: s for s in manifest.evaluation}
+    return {name: f"AUC {s.auc:.3f}, F1 {s.f1:.3f}" for name, s in best.items()}
+
+
+def load_metrics(folder: RunFolder) -> list[Metric]:
+    """Read the figures of a run.
+
+    Raises:
+        StageMissing: it has not been evaluated.
+    """
+    file = folder.evaluation / "metrics.json"
+    if not file.exists():
+        raise StageMissing(f"{folder.root}: no evaluation there: run `guardline train --run {folder.root}`")
+    return [Metric(**row) for row in json.loads(file.read_text())]
+
+
+def comparison(rows: Sequence[Metric], split: Split, title: str) -> Table:
+    """Return a table of every metric and stratum of one split, a column per model."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("metric")
+    table.add_column("statements")
+    for model in _COLOURS:
+        table.add_column(model, justify="right")
+    for metric in METRICS:
+        for stratum in ["all", *(d.value for d in Difficulty)]:
+            cells = []
+            for model in _COLOURS:
+                found = [r for r in rows if (r.suite, r.model, r.split, r.stratum, r.metric) == ("statements", model, split.value, stratum, metric)]
+                cells.append(f"{found[0].value:.3f} ({found[0].low:.2f}-{found[0].high:.2f})" if found else "")
+            table.add_row(metric if stratum == "all" else "", stratum, *cells, end_section=stratum == "hard")
+    return table
+
+
+def shares(rows: Sequence[Metric]) -> Table:
+    """Return a table of all other suites."""
+    table = Table(title="The monitor's path at the package's thresholds", title_justify="left")
+    for name in ("suite", "split", "of", "are", "share", "95% interval", "n"):
+        table.add_column(name, justify="right" if name in ("share", "n") else "left")
+    for r in rows:
+        if r.suite != "statements":
+            table.add_row(r.suite, r.split, r.stratum, r.metric, f"{r.value:.3f}", f"{r.low:.2f}-{r.high:.2f}", str(r.n))
+    return table
+
+
+@click.command()
+@click.option("--run", "run_", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT_RUN, show_default=True, help="Run folder.")
+@click.option("--again", is_flag=True, help="Compute the figures again, even where they are current.")
+@click.option("--json", "json_", is_flag=True, help="Print the rows of metrics.json instead of tables.")
+def command(run_: Path, again: bool, json_: bool) -> None:
+    """Print how a run's model does: frozen encoder against contrastive, side by side, with 95% intervals."""
+    from trainer.pipeline import evaluate_again
+
+    folder = RunFolder(run_)
+    if again:
+        evaluate_again(folder)
+    rows = load_metrics(folder)
+    if json_:
+        click.echo(json.dumps([asdict(r) for r in rows]))
+        return
+    console = Console()
+    console.print(comparison(rows, Split.TEST_ID, "Voices heard in training (families held out)"))
+    console.print(comparison(rows, Split.TEST_OOD, "Voices never heard"))
+    console.print(shares(rows))
+    console.print(f"Decisions at a calibrated probability of one half. Plots: {folder.evaluation / 'report.html'}")

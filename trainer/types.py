@@ -1,0 +1,87 @@
+"""The nouns of the trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+
+
+class Label(StrEnum):
+    """What a statement of the corpus is, by construction."""
+
+    SAFE = "safe"
+    UNSAFE = "unsafe"
+    OUT_OF_SCOPE = "out_of_scope"
+
+
+class Difficulty(StrEnum):
+    """How far an unsafe statement lies from its safe parent: hard ones differ in one number, qualifier or negation."""
+
+    EASY = "easy"
+    MEDIUM = "medium"
+    HARD = "hard"
+
+
+class Split(StrEnum):
+    """Which part of the work a statement serves; a family never spans two."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST_ID = "test_id"
+    TEST_OOD = "test_ood"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A guideline document of a pack."""
+
+    path: str
+    title: str
+    version: str
+    valid_from: date | None
+    valid_to: date | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """One atomic rule of a guideline, and where its document says so: `quote` is `document[start:end]`."""
+
+    id: str
+    section: str
+    heading: str
+    text: str
+    source: str
+    version: str
+    quote: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One labelled statement. `family` is shared by a safe statement and the unsafe variants made from it."""
+
+    id: str
+    text: str
+    label: Label
+    recommendation: str | None
+    category: str | None
+    difficulty: Difficulty | None
+    family: str
+    style: str
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One row of `metrics.json`; `low` and `high` bound the 95% bootstrap interval over families."""
+
+    suite: str
+    model: str
+    split: str
+    stratum: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
