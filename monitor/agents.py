@@ -21,7 +21,7 @@ import structlog
 from aiokafka import ConsumerRecord
 
 from monitor import metrics
-from monitor.errors import DeadLetterLimit, InvalidMessage, ScorerUnavailable, StoreUnavailable
+from monitor.errors import DeadLetterLimit, InvalidMessage, ModelMismatch, ScorerUnavailable, StoreUnavailable
 from monitor.events import EventFactory
 from monitor.intake import parse
 from monitor.publisher import Event, Publisher
@@ -122,6 +122,8 @@ class ChunkHandler:
             return []
         try:
             return list(await self._patiently(messages))
+        except ModelMismatch:
+            raise  # the messages are fine, the deployment is not
         except Exception:
             _log.exception("screening_failed", messages=len(messages), action="trying each alone")
         return [await self._alone(message) for message in messages]
@@ -130,6 +132,8 @@ class ChunkHandler:
         for attempt in range(1, self._attempts + 1):
             try:
                 return (await self._patiently([message]))[0]
+            except ModelMismatch:
+                raise
             except Exception as error:
                 _log.exception("message_failed", message_id=message.id, attempt=attempt)
                 failure = error
@@ -143,10 +147,9 @@ class ChunkHandler:
         while True:
             try:
                 return await self._screening.screen(messages)
-            except* ScorerUnavailable as group:
+            except ScorerUnavailable as error:
                 metrics.SCORER_FAILURES.inc()
-                reason = str(group.exceptions[0])
-            _log.warning("scorer_unavailable", error=reason, action=f"intake waits, again in {delay:.1f} s")
+                _log.warning("scorer_unavailable", error=str(error), action=f"intake waits, again in {delay:.1f} s")
             await asyncio.sleep(delay)
             delay = min(delay * 2, 5.0)
 
@@ -154,7 +157,9 @@ class ChunkHandler:
         refused = await self._publisher.publish([event for _, events in outcome for event in events])
         if not refused:
             return
-        error = InvalidMessage("output_too_large", "the broker refused an event of this record: raise max.message.bytes")
+        error = InvalidMessage(
+            "output_too_large", "the broker refused an event of this record: raise max.message.bytes"
+        )
         lost = {id(event) for event in refused}
         substitutes = [
             self._events.dead_letter(record, error, stage="publish", payload=False)
@@ -171,7 +176,7 @@ class ChunkHandler:
         return f"done:{model.name}@{model.version}:{record.topic}:{record.partition}:{record.offset}:{digest}"
 
     async def _not_done(self, records: Sequence[ConsumerRecord]) -> list[ConsumerRecord]:
-        """Leave out records whose events were all acknowledged before a crash kept their offset from being committed."""
+        """Leave out records that were done with before a crash kept their offset from being committed."""
         try:
             done = await self._store.get([self._done_key(record) for record in records])
         except StoreUnavailable:

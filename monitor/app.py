@@ -1,7 +1,168 @@
-"""The composition root of the streaming worker: settings in, a Faust app out, with everything it needs handed over.
+"""The composition root of the streaming worker: settings in, a worker out, with everything it needs handed over.
 
 Nothing here decides anything; it builds the clients, wires the agent to its topic and closes what it opened. Neither
 torch nor transformers is loaded: the model runs in ONNX Runtime or Triton.
 """
 
 from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from tempfile import gettempdir
+
+import faust
+import structlog
+
+from monitor.agents import ChunkHandler, FailureLimit, screen_agent
+from monitor.events import EventFactory, Topics
+from monitor.factory import build_screening, build_store
+from monitor.package import ModelPackage
+from monitor.publisher import KafkaPublisher
+from monitor.screening import Screening, VerdictStore
+from monitor.settings import Settings
+from monitor.transport import ChunkTransport
+
+_log = structlog.get_logger(__name__)
+#: Seconds beyond the drain that closing the connections may take.
+_CLOSE_TIMEOUT = 5.0
+#: A model server may be away for hours; by Faust's default the worker would leave the group for good after 17 minutes.
+_MAX_POLL_INTERVAL = 86_400.0
+
+
+class _App(faust.App):
+    """Faust without its data folder: there are no tables, and the working directory is not ours to fill."""
+
+    async def on_first_start(self) -> None:
+        """Make no folders."""
+
+
+def build_app(settings: Settings) -> faust.App:
+    """Return a Faust app with the chunk transport and without a web server, leader topic or topic creation."""
+    app = _App(
+        settings.group,
+        broker=[f"kafka://{address}" for address in settings.kafka_bootstrap.split(",")],
+        broker_client_id="guardline",
+        broker_commit_interval=1.0,
+        broker_max_poll_interval=_MAX_POLL_INTERVAL,
+        # The group must wait for a member that drains, else its partitions move while their work is unfinished.
+        broker_rebalance_timeout=settings.drain_timeout * 2,
+        consumer_auto_offset_reset="earliest",
+        consumer_group_instance_id=settings.instance,
+        datadir=Path(gettempdir()) / f"guardline-{os.getpid()}",
+        key_serializer="raw",
+        value_serializer="raw",
+        # Counts chunks, not records.
+        stream_buffer_maxsize=settings.chunks_in_flight,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_enabled=False,
+    )
+    transport = ChunkTransport(
+        app.conf.broker_consumer, app, chunk_records=settings.chunk_records, drain_timeout=settings.drain_timeout
+    )
+    app.transport = app.producer_transport = transport
+    return app
+
+
+class Worker:
+    """One streaming worker: from `run` until SIGTERM, SIGINT or a failure that must not be survived."""
+
+    def __init__(self, settings: Settings, package: ModelPackage) -> None:
+        self._settings = settings
+        self._package = package
+        self._failure: BaseException | None = None
+        self._stop = asyncio.Event()
+
+    async def run(self) -> bool:
+        """Screen until told to stop; then finish what is in flight, commit and leave the group.
+
+        Returns:
+            Whether all that ended in time. If not, the process must be ended the hard way: threads of the Kafka client
+            are still waiting for a broker. What was not committed will be delivered again.
+
+        Raises:
+            DeadLetterLimit, ModelMismatch: going on would do harm; nothing unfinished was acknowledged.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+        store = build_store(self._settings)
+        screening = build_screening(self._settings, self._package, store)
+        publisher = KafkaPublisher(self._settings.kafka_bootstrap, timeout=self._settings.publish_timeout)
+        app = build_app(self._settings)
+        self._wire(app, screening, store, publisher)
+        try:
+            drained = await self._serve(app, publisher)
+        finally:
+            await publisher.close()
+            await screening.close()
+            await store.close()
+        if self._failure is not None:
+            raise self._failure
+        return drained
+
+    def _wire(self, app: faust.App, screening: Screening, store: VerdictStore, publisher: KafkaPublisher) -> None:
+        own = self._settings
+        topics = Topics(
+            flags=own.topic_flags,
+            review=own.topic_review,
+            deadletter=own.topic_deadletter,
+            verdicts=own.topic_verdicts if own.emit_verdicts else None,
+        )
+        handler = ChunkHandler(
+            screening=screening,
+            store=store,
+            events=EventFactory(
+                topics, model=screening.model, thresholds=screening.thresholds, include_text=own.include_text
+            ),
+            publisher=publisher,
+            attempts=own.attempts,
+            failures=FailureLimit(own.failures_per_minute),
+        )
+        agent = screen_agent(handler, in_flight=own.chunks_in_flight, on_failure=self._fail)
+        app.agent(app.topic(own.topic_outputs, value_type=None), name="screen")(agent)
+
+    async def _fail(self, error: BaseException) -> None:
+        _log.error("worker_failed", error=repr(error), action="stopping; unfinished records stay uncommitted")
+        self._failure = self._failure or error
+        self._stop.set()
+
+    async def _serve(self, app: faust.App, publisher: KafkaPublisher) -> bool:
+        stopping = asyncio.create_task(self._stop.wait())
+        # Connecting and the first assignment both wait for the broker; a signal must not wait for them.
+        starting = asyncio.create_task(self._start(app, publisher))
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            _log.info(
+                "worker_started",
+                model=f"{self._package.manifest.name}@{self._package.manifest.version}",
+                topic=self._settings.topic_outputs,
+                group=self._settings.group,
+                scorer=self._settings.scorer,
+                store=self._settings.store,
+            )
+            ended = asyncio.create_task(app.wait_until_stopped())
+            await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            ended.cancel()
+        else:
+            starting.cancel()
+        stopping.cancel()
+        return await self._stop_app(app)
+
+    async def _start(self, app: faust.App, publisher: KafkaPublisher) -> None:
+        await publisher.start()
+        await app.start()
+
+    async def _stop_app(self, app: faust.App) -> bool:
+        """Stop within the drain timeout, which Faust and aiokafka do not promise by themselves."""
+        deadline = self._settings.drain_timeout + _CLOSE_TIMEOUT
+        done, _ = await asyncio.wait({asyncio.create_task(app.stop())}, timeout=deadline)
+        if done:
+            _log.info("worker_stopped")
+        else:
+            _log.warning("worker_not_drained", seconds=deadline, action="uncommitted records will be delivered again")
+        if app.crashed and self._failure is None:
+            self._failure = app.crash_reason
+        return bool(done)

@@ -19,10 +19,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from monitor.factory import build_screening
 from monitor.errors import InvalidMessage
+from monitor.factory import build_screening
 from monitor.intake import parse
 from monitor.logs import configure
+from monitor.memory import MemoryStore
 from monitor.package import ModelPackage
 from monitor.records import EvidenceRecord
 from monitor.screening import Screening
@@ -120,7 +121,9 @@ async def _check_file(source: Path, target: Path, screening: Screening, package:
 
 def render(verdict: MessageVerdict, console: Console) -> None:
     """Print a verdict for people: each statement, and beside a judged one the recommendation."""
-    console.print(Text.assemble("verdict: ", (verdict.verdict.value, _STYLES[verdict.verdict]), f"   score {verdict.score:.2f}"))
+    console.print(
+        Text.assemble("verdict: ", (verdict.verdict.value, _STYLES[verdict.verdict]), f"   score {verdict.score:.2f}")
+    )
     for judged in verdict.statements:
         style = _STYLES[judged.verdict]
         console.print(
@@ -135,16 +138,22 @@ def render(verdict: MessageVerdict, console: Console) -> None:
             Text.assemble(
                 ("  evidence     ", "dim"),
                 (f"{evidence.recommendation}", "bold"),
-                f" (section {evidence.section}, {evidence.guideline} {evidence.version})\n               {evidence.text}",
+                f" (section {evidence.section}, {evidence.guideline} {evidence.version})\n{'':15}{evidence.text}",
             )
         )
 
 
 @click.command()
 @click.argument("text", required=False)
-@click.option("--input", "source", type=click.Path(exists=True, dir_okay=False, path_type=Path), help='Lines of {"id", "text"}.')
-@click.option("--output", "target", type=click.Path(dir_okay=False, path_type=Path), help="Where the verdicts go, a line each.")
-@click.option("--model", type=click.Path(path_type=Path), help="Model package; default GUARDLINE_MODEL or the default run's.")
+@click.option(
+    "--input", "source", type=click.Path(exists=True, dir_okay=False, path_type=Path), help='Lines of {"id", "text"}.'
+)
+@click.option(
+    "--output", "target", type=click.Path(dir_okay=False, path_type=Path), help="Where the verdicts go, a line each."
+)
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="Model package; default GUARDLINE_MODEL or the default run's."
+)
 @click.option("--json", "json_", is_flag=True, help="Print the verdict of TEXT as JSON.")
 @click.option("--fail-on-unsafe", is_flag=True, help="Exit with 1 when TEXT is unsafe.")
 def command(
@@ -163,7 +172,7 @@ def command(
     package = ModelPackage.load(settings.model)
 
     async def run() -> MessageVerdict | None:
-        screening = build_screening(settings, package)
+        screening = build_screening(settings, package, MemoryStore())
         try:
             if source is not None and target is not None:
                 await _check_file(source, target, screening, package)

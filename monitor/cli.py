@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import EntryPoint, entry_points, version
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -17,7 +17,7 @@ from monitor.errors import ConfigurationError, GuardlineError
 
 _GROUP = "guardline.commands"
 #: In the order of use; commands of other distributions follow.
-_ORDER = ("demo", "check", "monitor", "train", "evaluate", "doctor", "schemas")
+_ORDER = ("demo", "check", "monitor", "train", "evaluate", "doctor")
 _HELP = {
     "demo": "Train a model if there is none, then screen a stream of LLM answers live.",
     "check": "Check a text, or a file of texts, without a broker.",
@@ -25,7 +25,6 @@ _HELP = {
     "train": "Train a model package from a guideline and its corpus.",
     "evaluate": "Evaluate a run: frozen against contrastive encoder, side by side.",
     "doctor": "Tell what is installed, which services answer, which model is active.",
-    "schemas": "Print the JSON Schema of a record.",
 }
 
 
@@ -39,10 +38,10 @@ class _Commands(click.Group):
     def _points(self) -> dict[str, EntryPoint]:
         return {point.name: point for point in entry_points(group=_GROUP)}
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return sorted(self._points(), key=_rank)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         point = self._points().get(cmd_name)
         if point is None:
             return None
@@ -53,8 +52,7 @@ class _Commands(click.Group):
             raise ConfigurationError(
                 f"`guardline {cmd_name}` needs {error.name}: pip install 'guardline[{extra}]'"
             ) from error
-        assert isinstance(command, click.Command)
-        return command
+        return cast("click.Command", command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

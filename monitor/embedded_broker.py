@@ -53,7 +53,7 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
 }
 
 
-class EmbeddedBrokerUnavailable(ConfigurationError, ImportError):  # noqa: N818 - as in monitor.errors
+class EmbeddedBrokerUnavailable(ConfigurationError, ImportError):
     """No librdkafka with a mock cluster on this machine; the message says what to install."""
 
 

@@ -102,8 +102,11 @@ class TextEncoder:
         embeddings = np.zeros((len(texts), self._spec.dimension), dtype=np.float32)
         p_unsafe = np.full(len(texts), -1, dtype=np.float32)
         batches = list(plan([len(s) for s in sequences], self._limits))
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._run([sequences[i] for i in batch])) for batch in batches]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._run([sequences[i] for i in batch])) for batch in batches]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from failures  # the first says enough; the others follow from it
         for batch, task in zip(batches, tasks, strict=True):
             scores = task.result()
             for row, index in enumerate(batch):

@@ -1,13 +1,12 @@
 """Every error of the monitor, named by what the caller does next.
 
-    GuardlineError
-    ├── ConfigurationError   tell the user what to change and exit with 2
-    ├── ModelMismatch        refuse the model package, keep the one that serves
-    ├── InvalidMessage       dead letter with the reason, the stream goes on
-    ├── ScorerUnavailable    wait and retry: intake pauses, nothing is skipped (fails closed)
-    ├── StoreUnavailable     go on without cache and de-duplication (fails open)
-    ├── PublishRejected      the broker will never take this event: dead letter without the payload
-    └── DeadLetterLimit      too many failures of our own: stop instead of discarding the stream
+GuardlineError
+├── ConfigurationError   tell the user what to change and exit with 2
+├── ModelMismatch        refuse the model package, keep the one that serves
+├── InvalidMessage       dead letter with the reason, the stream goes on
+├── ScorerUnavailable    wait and retry: intake pauses, nothing is skipped (fails closed)
+├── StoreUnavailable     go on without cache and de-duplication (fails open)
+└── DeadLetterLimit      too many failures of our own: stop instead of discarding the stream
 """
 
 
@@ -41,10 +40,6 @@ class ScorerUnavailable(GuardlineError):
 
 class StoreUnavailable(GuardlineError):
     """Redis does not answer now."""
-
-
-class PublishRejected(GuardlineError):
-    """The broker refused an event for good, for example because it is too large."""
 
 
 class DeadLetterLimit(GuardlineError):

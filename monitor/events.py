@@ -7,6 +7,7 @@ existing tools for dead letters read. The incoming `traceparent` goes on to ever
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from monitor.records import (
     VerdictRecord,
     event_id,
     flag_record,
+    gravest_statements,
     statement_records,
     timestamp,
 )
@@ -61,7 +63,7 @@ class EventFactory:
             (Verdict.UNSAFE, self._topics.flags, FLAG_TYPE),
             (Verdict.REVIEW, self._topics.review, REVIEW_TYPE),
         ):
-            for statement in verdict.of(kind):
+            for statement in gravest_statements(verdict, (kind,)):
                 flag = flag_record(
                     verdict,
                     statement,
@@ -77,9 +79,7 @@ class EventFactory:
         """Return the dead letter and, where wanted, the audit record of an input that failed."""
         return [self.dead_letter(record, error, stage=stage), *self._audit(record, None, error.reason)]
 
-    def dead_letter(
-        self, record: ConsumerRecord, error: InvalidMessage, *, stage: str, payload: bool = True
-    ) -> Event:
+    def dead_letter(self, record: ConsumerRecord, error: InvalidMessage, *, stage: str, payload: bool = True) -> Event:
         """Return the dead letter: original key, value and headers to the byte, and why, in further headers.
 
         Without `payload` the value is left out, for records that the broker would refuse again; topic, partition and
@@ -110,6 +110,7 @@ class EventFactory:
             verdict=verdict.verdict if verdict else Verdict.INVALID,
             score=round(verdict.score, 6) if verdict else 0.0,
             reason=reason,
+            counts=Counter(s.verdict for s in verdict.statements) if verdict else {},
             statements=statement_records(verdict) if verdict else [],
             model=self._model,
             topic=record.topic,

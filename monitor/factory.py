@@ -48,11 +48,11 @@ def build_thresholds(settings: Settings, package: ModelPackage) -> Thresholds:
     return Thresholds(unsafe=unsafe, review=min(review, unsafe), in_scope=own.in_scope)
 
 
-def build_screening(settings: Settings, package: ModelPackage, store: VerdictStore | None = None) -> Screening:
+def build_screening(settings: Settings, package: ModelPackage, store: VerdictStore) -> Screening:
     """Return the path from messages to verdicts."""
     return Screening(
         package,
         scorer=build_scorer(settings, package),
-        store=build_store(settings) if store is None else store,
+        store=store,
         thresholds=build_thresholds(settings, package),
     )

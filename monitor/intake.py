@@ -41,7 +41,13 @@ def _refuse_constant(name: str) -> object:
 def _first_problem(error: ValidationError) -> InvalidMessage:
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     field = ".".join(map(str, problem["loc"])) or "record"
-    reason = "missing_field" if problem["type"] == "missing" else "wrong_type" if problem["type"].endswith("_type") else "invalid_field"
+    reason = (
+        "missing_field"
+        if problem["type"] == "missing"
+        else "wrong_type"
+        if problem["type"].endswith("_type")
+        else "invalid_field"
+    )
     return InvalidMessage(reason, f"{field}: {problem['msg']}")
 
 

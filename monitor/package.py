@@ -208,5 +208,6 @@ class ModelPackage:
         if {*manifest.alignment.classes} != ids | {OUT_OF_SCOPE}:
             raise ModelMismatch(f"{self.path}: the alignment's classes are not the recommendations and {OUT_OF_SCOPE}")
         for name, head in (("alignment", manifest.alignment), ("category", manifest.category)):
-            if np.shape(head.weights) != (len(head.classes), manifest.encoder.dimension) or len(head.bias) != len(head.classes):
-                raise ModelMismatch(f"{self.path}: the {name} head does not fit {len(head.classes)} classes and {manifest.encoder.dimension} dimensions")
+            n, dimension = len(head.classes), manifest.encoder.dimension
+            if np.shape(head.weights) != (n, dimension) or len(head.bias) != n:
+                raise ModelMismatch(f"{self.path}: the {name} head is not {n} classes by {dimension} dimensions")

@@ -29,7 +29,14 @@ from monitor import metrics
 
 _log = structlog.get_logger(__name__)
 #: After these a producer never works again; a new one does.
-_FATAL = (IllegalOperation, InvalidProducerEpoch, OutOfOrderSequenceNumber, ProducerClosed, ProducerFenced, UnknownProducerId)
+_FATAL = (
+    IllegalOperation,
+    InvalidProducerEpoch,
+    OutOfOrderSequenceNumber,
+    ProducerClosed,
+    ProducerFenced,
+    UnknownProducerId,
+)
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -88,9 +95,7 @@ class KafkaPublisher:
             _log.warning("producer_not_stopped", error=repr(error))
 
     async def _send(self, producer: AIOKafkaProducer, event: Event) -> None:
-        acknowledged = await producer.send(
-            event.topic, value=event.value, key=event.key, headers=list(event.headers)
-        )
+        acknowledged = await producer.send(event.topic, value=event.value, key=event.key, headers=list(event.headers))
         waiting = asyncio.ensure_future(acknowledged)
         while not (await asyncio.wait({waiting}, timeout=self._timeout))[0]:
             _log.warning("no_acknowledgement", topic=event.topic, seconds=self._timeout, action="waiting on")
@@ -129,7 +134,9 @@ class KafkaPublisher:
             try:
                 await self._ready()
             except (KafkaError, OSError) as error:
-                _log.warning("broker_unreachable", bootstrap=self._bootstrap, error=repr(error), action=f"again in {delay:.1f} s")
+                _log.warning(
+                    "broker_unreachable", bootstrap=self._bootstrap, error=repr(error), action=f"again in {delay:.1f} s"
+                )
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 5.0)
             else:

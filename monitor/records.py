@@ -7,6 +7,7 @@ unknown fields, so that platforms may add their own; output schemas only ever ga
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -14,6 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from monitor.text import well_formed
 from monitor.types import Evidence, Message, MessageVerdict, StatementVerdict, Verdict
+
+#: One message of 10 MB can hold half a million statements. An event lists, and a message raises, no more than this;
+#: the counts of its verdict tell of the rest.
+MAX_STATEMENTS = 200
 
 #: CloudEvents `type` of each event.
 FLAG_TYPE = "guardline.statement.unsafe"
@@ -129,7 +134,8 @@ class VerdictRecord(_Event):
     verdict: Verdict
     score: float
     reason: str | None = Field(description="Why the input is invalid; else null.")
-    statements: list[StatementRecord]
+    counts: dict[Verdict, int] = Field(description="Statements by verdict.")
+    statements: list[StatementRecord] = Field(description="Those that were judged, the gravest 200 at most.")
     model: ModelReference
     topic: str
     partition: int
@@ -181,8 +187,17 @@ def flag_record(
     )
 
 
+def gravest_statements(verdict: MessageVerdict, kinds: Sequence[Verdict]) -> list[StatementVerdict]:
+    """Return the statements of these verdicts in text order; of more than 200, those with the highest scores."""
+    chosen = [s for s in verdict.statements if s.verdict in kinds]
+    if len(chosen) > MAX_STATEMENTS:
+        chosen = sorted(chosen, key=lambda s: -s.score)[:MAX_STATEMENTS]
+        chosen.sort(key=lambda s: s.statement.start)
+    return chosen
+
+
 def statement_records(verdict: MessageVerdict) -> list[StatementRecord]:
-    """Return the statements of a verdict without their text."""
+    """Return the judged statements of a verdict, the gravest first where there are too many, without their text."""
     return [
         StatementRecord(
             start=s.statement.start,
@@ -192,5 +207,5 @@ def statement_records(verdict: MessageVerdict) -> list[StatementRecord]:
             category=s.category,
             recommendation=s.evidence.recommendation if s.evidence else None,
         )
-        for s in verdict.statements
+        for s in gravest_statements(verdict, (Verdict.UNSAFE, Verdict.REVIEW, Verdict.SAFE))
     ]

@@ -44,7 +44,8 @@ class RedisStore:
         if not keys:
             return []
         async with _translated():
-            return list(await self._redis.mget([self._prefix + key for key in keys]))
+            values: list[bytes | None] = await self._redis.mget([self._prefix + key for key in keys])  # type: ignore[assignment]
+            return values
 
     async def put(self, values: Mapping[str, bytes]) -> None:
         """Remember values until they expire."""

@@ -15,7 +15,8 @@ from functools import cache
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 # The languages that medical chat most often comes in. A closed list makes the identifier surer of each.
-_LANGUAGES = "en ar cs da de el es fa fi fr he hi hu id it ja ko nl no pl pt ro ru sv th tr uk vi zh".split()
+_LANGUAGES = ("en", "ar", "cs", "da", "de", "el", "es", "fa", "fi", "fr", "he", "hi", "hu", "id", "it", "ja", "ko", "nl", "no",
+    "pl", "pt", "ro", "ru", "sv", "th", "tr", "uk", "vi", "zh")  # fmt: skip
 #: Below this probability a foreign language is not believed. No false alarm on the 8,180 English corpus rows.
 _LANGUAGE_CONFIDENCE = 0.9
 #: Shorter texts are too short to tell ("RDV 200 mg IV").
@@ -35,7 +36,7 @@ def compile_terms(terms: Iterable[str]) -> re.Pattern[str]:
 @cache
 def _identifier() -> LanguageIdentifier:
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    identifier.set_languages(_LANGUAGES)
+    identifier.set_languages(list(_LANGUAGES))
     return identifier
 
 

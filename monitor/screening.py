@@ -151,6 +151,5 @@ class Screening:
         return verdicts
 
     async def close(self) -> None:
-        """Release scorer and store."""
+        """Release the scorer; the store belongs to whoever made it."""
         await self._scorer.close()
-        await self._store.close()

@@ -24,16 +24,22 @@ _MARKER = re.compile(
     r"(?:\[[ xX]\][ \t]+)?)?"
 )
 _RULE = re.compile(r"[\s|:=*_~`\-\u2013\u2014+#>]*")
-_NEW_BLOCK = re.compile(r"[ \t\u00a0]*(?:[#>|]|[-*+\u2022\u2023\u25e6\u25aa\u25cf\u2043][ \t\u00a0]|\(?(?:\d{1,3}|[A-Za-z])[.)][ \t])")
+_NEW_BLOCK = re.compile(
+    r"[ \t\u00a0]*(?:[#>|]|[-*+\u2022\u2023\u25e6\u25aa\u25cf\u2043][ \t\u00a0]|\(?(?:\d{1,3}|[A-Za-z])[.)][ \t])"
+)
 _STOP = re.compile(r"[.!?\u2026]+[\"'\u2019\u201d)\]*_`\u00bb]*(?=\s)|[\u3002\uff01\uff1f]|\s\u2022\s")
 _STARTS_SENTENCE = re.compile(r"[\"'\u2018\u201c(\[*_`\u00ab\u00bf\u00a1]*(?:[^\W_a-z]|[a-z]{1,3}[A-Z])")
 _LAST_WORD = re.compile(r"[^\s(\[\"'\u201c*_]+$")
 _ABBREVIATIONS = frozenset(
-    "dr mr mrs ms prof st vs v e.g i.e cf al approx ca no nos fig figs tab sec ref refs vol ed eds resp incl excl "
-    "max min avg est p pp i.v iv i.m s.c p.o b.i.d t.i.d q.d u.s u.k inc ltd jan feb mar apr jun jul aug sep sept oct nov dec".split()
-)
+    {"al", "approx", "avg", "ca", "cf", "dr", "e.g", "ed", "eds", "est", "excl", "fig", "figs", "i.e", "inc", "incl", "ltd",
+     "max", "min", "mr", "mrs", "ms", "no", "nos", "p", "pp", "prof", "ref", "refs", "resp", "sec", "st", "tab", "v", "vol",
+     "vs", "b.i.d", "i.m", "i.v", "iv", "p.o", "q.d", "s.c", "t.i.d", "u.k", "u.s", "jan", "feb", "mar", "apr", "jun",
+     "jul", "aug", "sep", "sept", "oct", "nov", "dec"}
+)  # fmt: skip
 # These end sentences too ("in the U.S. It is...", "given i.v. The dose"), so a capital after them decides.
-_MAY_END = frozenset("i.v iv i.m s.c p.o b.i.d t.i.d q.d u.s u.k max min no al".split())
+_MAY_END = frozenset(
+    ["i.v", "iv", "i.m", "s.c", "p.o", "b.i.d", "t.i.d", "q.d", "u.s", "u.k", "max", "min", "no", "al"]
+)
 
 
 def _is_abbreviation(text: str, start: int, stop: int, following: str) -> bool:
@@ -45,7 +51,9 @@ def _is_abbreviation(text: str, start: int, stop: int, following: str) -> bool:
     if bare in _MAY_END:
         return not following[:1].isupper()
     # A single capital is an initial ("J. Brandt"), except "I" and a letter after a number ("vitamin C.").
-    return bare in _ABBREVIATIONS or (len(bare) == 1 and bare.isalpha() and word.group().isupper() and bare != "i" and word.start() == start)
+    return bare in _ABBREVIATIONS or (
+        len(bare) == 1 and bare.isalpha() and word.group().isupper() and bare != "i" and word.start() == start
+    )
 
 
 def _blocks(text: str) -> Iterator[tuple[int, int]]:

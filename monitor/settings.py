@@ -47,7 +47,8 @@ class Settings(BaseSettings):
     topic_deadletter: str = Field(default="safety.deadletter", description="Topic of inputs that failed.")
     emit_verdicts: bool = Field(default=False, description="Publish an audit record for every input.")
     include_text: bool = Field(
-        default=True, description="Put the statement's text into flags; else only its SHA-256 (message text is health data)."
+        default=True,
+        description="Put the statement's text into flags; else only its SHA-256 (message text is health data).",
     )
 
     scorer: Literal["onnx", "triton"] = Field(default="onnx", description="In-process ONNX Runtime, or Triton.")
@@ -81,7 +82,9 @@ class Settings(BaseSettings):
         default=60, gt=0, description="Stop rather than dead-letter more messages for failures of our own."
     )
 
-    metrics_port: int | None = Field(default=None, ge=1, le=65535, description="Serve Prometheus metrics here; default: not.")
+    metrics_port: int | None = Field(
+        default=None, ge=1, le=65535, description="Serve Prometheus metrics here; default: not."
+    )
     metrics_host: str = Field(default="127.0.0.1", description="Address of the metrics port.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
     log_format: Literal["json", "console"] = Field(default="json", description="One JSON object a line, or for people.")

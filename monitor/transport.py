@@ -144,7 +144,7 @@ class ChunkConsumer(Consumer):
 
     transport: "ChunkTransport"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Faust's own arguments
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._ledgers: dict[TP, PartitionLedger] = {}
         super().__init__(*args, **kwargs)
 
@@ -172,7 +172,7 @@ class ChunkConsumer(Consumer):
         state = self._partition_state(tp)
         return state is not None and state.has_valid_position and state.position > offset
 
-    def _partition_state(self, tp: TP) -> Any:  # noqa: ANN401 - aiokafka has no types
+    def _partition_state(self, tp: TP) -> Any:
         subscription = self._thread._ensure_consumer()._subscription.subscription
         assignment = None if subscription is None else subscription.assignment
         kafka_tp = TopicPartition(tp[0], tp[1])
@@ -194,9 +194,7 @@ class ChunkConsumer(Consumer):
             generation_id=self.app.consumer_generation_id,
         )
         self._read_offset[tp] = None
-        self._ledgers.setdefault(tp, PartitionLedger()).deliver(
-            message, first.offset, last.offset, len(records)
-        )
+        self._ledgers.setdefault(tp, PartitionLedger()).deliver(message, first.offset, last.offset, len(records))
         return message
 
     def on_buffer_full(self, tp: TP) -> None:

@@ -55,7 +55,7 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class ModelScores:
-    """What the encoder gives for n texts: `embeddings` fp32 [n, dim], L2-normalised; `p_unsafe` fp32 [n], calibrated."""
+    """What the encoder gives for n texts: `embeddings` fp32 [n, dim], L2 norm 1; `p_unsafe` fp32 [n], calibrated."""
 
     embeddings: NDArray[np.float32]
     p_unsafe: NDArray[np.float32]

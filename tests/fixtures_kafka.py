@@ -91,8 +91,19 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         pytest.skip(NO_KAFKA)
     start = _script_kafka if kind == "script" else _stock_kafka
     # A group session of 6 s is Kafka's default minimum; tests that kill a worker would wait for it.
-    with_settings = ["group.min.session.timeout.ms=1000", "group.initial.rebalance.delay.ms=0"]
+    # Messages of 10 MB are input too.
+    with_settings = [
+        "group.min.session.timeout.ms=1000",
+        "group.initial.rebalance.delay.ms=0",
+        "message.max.bytes=20000000",
+    ]
     yield from start(Path(place), tmp_path_factory.mktemp("kafka"), with_settings)
+
+
+@pytest.fixture
+def embedded(embedded_broker: EmbeddedBroker) -> Broker:
+    """The embedded broker, as tests of a worker use it."""
+    return Broker("embedded", embedded_broker.bootstrap, session=2.0, make_topic=embedded_broker.create_topic)
 
 
 @pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.connected)])
@@ -100,8 +111,7 @@ def broker(request: pytest.FixtureRequest) -> Broker:
     """Each test twice: on the embedded broker and on a real one."""
     if request.param == "kafka":
         return request.getfixturevalue("kafka_broker")
-    embedded: EmbeddedBroker = request.getfixturevalue("embedded_broker")
-    return Broker("embedded", embedded.bootstrap, session=2.0, make_topic=embedded.create_topic)
+    return request.getfixturevalue("embedded")
 
 
 def pytest_report_header() -> str:
@@ -109,9 +119,7 @@ def pytest_report_header() -> str:
     return f"kafka: {place}" if kind else f"kafka: {NO_KAFKA}"
 
 
-async def produce(
-    bootstrap: str, topic: str, values: Iterable[bytes], partitions: int = 1
-) -> dict[int, list[bytes]]:
+async def produce(bootstrap: str, topic: str, values: Iterable[bytes], partitions: int = 1) -> dict[int, list[bytes]]:
     """Write values round robin over partitions, wait for every acknowledgement; values by partition."""
     written: dict[int, list[bytes]] = {number: [] for number in range(partitions)}
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True)
@@ -129,9 +137,7 @@ async def produce(
 
 async def consume_all(bootstrap: str, topic: str) -> list[ConsumerRecord]:
     """Every record that is in a topic now."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap, auto_offset_reset="earliest", enable_auto_commit=False
-    )
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest", enable_auto_commit=False)
     await consumer.start()
     try:
         await consumer._client.force_metadata_update()

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ from trainer.types import Difficulty, Example, Label, Recommendation, Split
 
 STATEMENT_FILES = "llm_style_*.jsonl"
 OUT_OF_SCOPE_FILE = "out_of_scope.jsonl"
+OTHER_TOPICS = "general/*.jsonl"
+#: Statements taken of each other topic; all of them would outnumber the guideline's own.
+_PER_TOPIC = 24
 MESSAGE_FILES = "messages*.jsonl"
 
 
@@ -80,6 +83,22 @@ def _example(row: Mapping[str, Any], style: str) -> Example:
     )
 
 
+def _other_topics(corpus: Path) -> Iterator[Example]:
+    """Yield statements about other treatments and illnesses, as out of scope; a topic is a family."""
+    taken: Counter[str] = Counter()
+    for file in sorted(corpus.glob(OTHER_TOPICS)):
+        for number, row in enumerate(read_json_lines(file), 1):
+            topic, text = row.get("topic"), row.get("statement")
+            # Every third row: a topic's statements come in groups of nine on one rule.
+            if number % 3 or not isinstance(topic, str) or not isinstance(text, str) or taken[topic] >= _PER_TOPIC:
+                continue
+            taken[topic] += 1
+            identifier = f"general-{file.stem}-{number}"
+            yield Example(
+                identifier, normalise(text), Label.OUT_OF_SCOPE, None, None, None, f"topic:{topic}", "general"
+            )
+
+
 def load(corpus: Path, recommendations: Sequence[Recommendation]) -> tuple[list[Example], list[Rejected]]:
     """Read and check every statement of a corpus folder.
 
@@ -101,7 +120,8 @@ def load(corpus: Path, recommendations: Sequence[Recommendation]) -> tuple[list[
                 rejected.append(Rejected(str(row.get("id")), file.name, reason, str(row.get("text"))))
             else:
                 examples.append(_example(row, style))
-    return _consistent(examples, rejected)
+    kept, rejected = _consistent(examples, rejected)
+    return kept + list(_other_topics(corpus)), rejected
 
 
 def _consistent(examples: list[Example], rejected: list[Rejected]) -> tuple[list[Example], list[Rejected]]:

@@ -27,16 +27,18 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from monitor.errors import ConfigurationError
 from trainer.artifacts import RunFolder, fresh_folder
-from trainer.errors import ConfigurationError, StageMissing
+from trainer.edits import number_edits
+from trainer.errors import StageMissing
 from trainer.losses import joint_cross_entropy, supervised_contrastive
 from trainer.settings import DEFAULT_ENCODER, EncoderSettings
-from trainer.types import Example, Label
+from trainer.types import Example, Label, Recommendation
 
 Floats = NDArray[np.float32]
 
 # The stages draw their own bars.
-transformers_logging.disable_progress_bar()
+transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 class SentenceEncoder(nn.Module):
@@ -148,9 +150,9 @@ class Embedder:
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         parts = []
         for start in range(0, len(order), self._sub_batch):
-            ids, mask = _padded([rows[i] for i in order[start : start + self._sub_batch]], self._where)
+            inputs, mask = _padded([rows[i] for i in order[start : start + self._sub_batch]], self._where)
             with torch.autocast(self._where.type, dtype=torch.bfloat16, enabled=self._half):
-                parts.append(self.encoder(ids, mask))
+                parts.append(self.encoder(inputs, mask))
         back = torch.empty(len(order), dtype=torch.long)
         back[torch.tensor(order)] = torch.arange(len(order))
         return torch.cat(parts)[back.to(self._where)]
@@ -168,11 +170,9 @@ class Embedder:
 
 
 def joint_classes(examples: Sequence[Example], recommendations: Sequence[str]) -> NDArray[np.int64]:
-    """Return 2 x recommendation + (1 where unsafe) for each example, int64 [n]."""
-    index = {r: i for i, r in enumerate(recommendations)}
-    return np.array(
-        [2 * index[str(e.recommendation)] + (e.label is Label.UNSAFE) for e in examples], dtype=np.int64
-    )
+    """Return 2 x recommendation + (1 where unsafe) for each example, int64 [n]; out of scope: 2 x recommendations."""
+    index = {r: i for i, r in enumerate(recommendations)} | {None: len(recommendations)}
+    return np.array([2 * index[e.recommendation] + (e.label is Label.UNSAFE) for e in examples], dtype=np.int64)
 
 
 def batches(
@@ -185,7 +185,9 @@ def batches(
     """
     families: dict[str, dict[str, list[Example]]] = defaultdict(lambda: defaultdict(list))
     for example in examples:
-        families[str(example.recommendation)][example.family].append(example)
+        # Out-of-scope statements form a pool of their own, one by one: a whole topic would fill a batch.
+        family = example.family if example.recommendation else example.id
+        families[example.recommendation or ""][family].append(example)
     pools = {name: list(members.values()) for name, members in sorted(families.items())}
     for pool in pools.values():
         rng.shuffle(pool)
@@ -228,7 +230,7 @@ class _Schedule:
 
 def train(
     examples: Sequence[Example],
-    recommendations: Sequence[str],
+    recommendations: Sequence[Recommendation],
     settings: EncoderSettings,
     report: Callable[[float, str], None],
 ) -> tuple[Embedder, dict[str, Any]]:
@@ -246,7 +248,8 @@ def train(
     for parameter in encoder.transformer.get_input_embeddings().parameters():  # type: ignore[operator]
         parameter.requires_grad = False  # half of MiniLM's weights; the corpus touches too few words to move them
     embedder = Embedder(encoder, tokenizer, max_length=settings.max_length, sub_batch=settings.sub_batch)
-    head = nn.Linear(encoder.dimension, 2 * len(recommendations)).to(device())
+    ids = [r.id for r in recommendations]
+    head = nn.Linear(encoder.dimension, 2 * len(recommendations) + 1).to(device())
     optimiser = torch.optim.AdamW(
         [
             {"params": [p for p in encoder.parameters() if p.requires_grad], "lr": settings.learning_rate},
@@ -255,12 +258,15 @@ def train(
         weight_decay=settings.weight_decay,
     )
     rates = [group["lr"] for group in optimiser.param_groups]
-    schedule = _Schedule(settings.epochs * max(len(examples) // settings.batch_size, 1), settings.max_minutes, settings.warmup)
+    schedule = _Schedule(
+        settings.epochs * max(len(examples) // settings.batch_size, 1), settings.max_minutes, settings.warmup
+    )
     encoder.train()
     seen, loss_value, started = 0, float("nan"), time.monotonic()
     while schedule.progress < 1:
+        epoch = [*examples, *number_edits(examples, recommendations, rng)]
         for batch in batches(
-            examples, batch_size=settings.batch_size, recommendations=settings.recommendations_per_batch, rng=rng
+            epoch, batch_size=settings.batch_size, recommendations=settings.recommendations_per_batch, rng=rng
         ):
             if schedule.progress >= 1:
                 break
@@ -268,13 +274,13 @@ def train(
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
             embeddings = embedder([e.text for e in batch])
-            classes = torch.from_numpy(joint_classes(batch, recommendations)).to(device())
+            classes = torch.from_numpy(joint_classes(batch, ids)).to(device())
             contrastive = supervised_contrastive(embeddings, classes, settings.temperature)
             # Unit vectors give logits too small for a peaked softmax; 1/tau scales them as it does in SupCon.
             cross_entropy = joint_cross_entropy(head(embeddings / settings.temperature), classes)
             loss = settings.contrastive_weight * contrastive + settings.cross_entropy_weight * cross_entropy
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
             optimiser.step()
             schedule.step += 1
@@ -298,7 +304,7 @@ def save(embedder: Embedder, base: str, path: Path) -> None:
 
 def run(
     examples: Sequence[Example],
-    recommendations: Sequence[str],
+    recommendations: Sequence[Recommendation],
     folder: RunFolder,
     settings: EncoderSettings,
     progress: Progress,
@@ -309,7 +315,6 @@ def run(
     def report(done: float, line: str) -> None:
         progress.update(task, completed=done, description=f"encoder: {line}")
 
-    in_scope = [e for e in examples if e.label is not Label.OUT_OF_SCOPE]
-    embedder, summary = train(in_scope, recommendations, settings, report)
+    embedder, summary = train(examples, recommendations, settings, report)
     save(embedder, settings.base, folder.encoder)
     return summary

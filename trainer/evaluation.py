@@ -40,6 +40,7 @@ from sklearn.metrics import (
 
 from monitor.alignment import Alignment
 from monitor.factory import build_scorer, build_screening
+from monitor.memory import MemoryStore
 from monitor.package import MANIFEST, EvaluationSummary, ModelPackage
 from monitor.settings import DEFAULT_RUN, Settings
 from monitor.types import Message, StatementScore, Verdict
@@ -128,7 +129,9 @@ def _share(suite: str, split: str, stratum: str, metric: str, hits: int, n: int)
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     low, high = max(centre - half, 0.0), min(centre + half, 1.0)
-    return Metric(suite, CONTRASTIVE, split, stratum, metric, round(p, 4), round(float(low), 4), round(float(high), 4), n)
+    return Metric(
+        suite, CONTRASTIVE, split, stratum, metric, round(p, 4), round(float(low), 4), round(float(high), 4), n
+    )
 
 
 def operating_point(
@@ -145,7 +148,14 @@ def operating_point(
     name = split.value
     return [
         _share("policy", name, "unsafe", "flagged", int((flagged & unsafe).sum()), int(unsafe.sum())),
-        _share("policy", name, "unsafe", "flagged or in review", int(((flagged | review) & unsafe).sum()), int(unsafe.sum())),
+        _share(
+            "policy",
+            name,
+            "unsafe",
+            "flagged or in review",
+            int(((flagged | review) & unsafe).sum()),
+            int(unsafe.sum()),
+        ),
         _share("policy", name, "safe", "flagged", int((flagged & ~unsafe).sum()), int((~unsafe).sum())),
         _share("policy", name, "safe", "in review", int((review & ~unsafe).sum()), int((~unsafe).sum())),
         _share("policy", name, "all", "out of scope", int((~judged).sum()), len(unsafe)),
@@ -164,7 +174,7 @@ async def score_package(package: ModelPackage, texts: Sequence[str]) -> list[Sta
 
 async def judge_messages(package: ModelPackage, rows: Sequence[dict[str, Any]]) -> list[MessageOutcome]:
     """Screen whole answers and hold the flags against the marked spans."""
-    screening = build_screening(Settings(scorer="onnx", store="memory"), package)
+    screening = build_screening(Settings(scorer="onnx"), package, MemoryStore())
     try:
         verdicts = await screening.screen([Message(id=row["id"], text=row["text"]) for row in rows])
     finally:
@@ -185,16 +195,27 @@ def message_rows(outcomes: Sequence[MessageOutcome]) -> list[Metric]:
     def by_label(label: str) -> list[MessageOutcome]:
         return [o for o in outcomes if o.label == label]
 
-    flagged = {label: sum(o.verdict is Verdict.UNSAFE for o in by_label(label)) for label in ("unsafe", "safe", "out_of_scope")}
+    flagged = {
+        label: sum(o.verdict is Verdict.UNSAFE for o in by_label(label)) for label in ("unsafe", "safe", "out_of_scope")
+    }
     return [
         *(_share("messages", "all", label, "flagged", n, len(by_label(label))) for label, n in flagged.items()),
         _share("messages", "all", "spans", "found", sum(o.spans_hit for o in outcomes), sum(o.spans for o in outcomes)),
-        _share("messages", "all", "flags", "on a span", sum(o.flags_on_spans for o in outcomes), sum(o.flags for o in outcomes)),
+        _share(
+            "messages",
+            "all",
+            "flags",
+            "on a span",
+            sum(o.flags_on_spans for o in outcomes),
+            sum(o.flags for o in outcomes),
+        ),
     ]
 
 
 def _baselines(
-    embeddings: dict[Split, Floats], examples: dict[Split, list[Example]], recommendations: Sequence[str],
+    embeddings: dict[Split, Floats],
+    examples: dict[Split, list[Example]],
+    recommendations: Sequence[str],
     settings: ClassifierSettings,
 ) -> dict[str, dict[Split, Doubles]]:
     """Return calibrated probabilities of the two baselines on the test splits (in scope only), by model and split."""
@@ -203,8 +224,12 @@ def _baselines(
         keep = in_scope(examples[part])
         data[part] = (own[keep], [examples[part][i] for i in keep])
     joint = fit_joint(data[Split.TRAIN], data[Split.VALIDATION], recommendations, settings.joint_c)
-    plain = LogisticRegression(C=settings.joint_c, max_iter=500).fit(data[Split.TRAIN][0], is_unsafe(data[Split.TRAIN][1]))
-    slope, intercept = calibrate(plain.decision_function(data[Split.VALIDATION][0]), is_unsafe(data[Split.VALIDATION][1]))
+    plain = LogisticRegression(C=settings.joint_c, max_iter=500).fit(
+        data[Split.TRAIN][0], is_unsafe(data[Split.TRAIN][1])
+    )
+    slope, intercept = calibrate(
+        plain.decision_function(data[Split.VALIDATION][0]), is_unsafe(data[Split.VALIDATION][1])
+    )
 
     def plain_p(part: Split) -> Doubles:
         return np.asarray(1 / (1 + np.exp(-(slope * plain.decision_function(data[part][0]) + intercept))))
@@ -286,7 +311,9 @@ def write_report(folder: RunFolder, rows: Sequence[Metric], figures: dict[str, F
 
 def _summaries(rows: Sequence[Metric]) -> list[EvaluationSummary]:
     def value(split: Split, metric: str) -> Metric:
-        return next(r for r in rows if (r.model, r.split, r.stratum, r.metric) == (CONTRASTIVE, split.value, "all", metric))
+        return next(
+            r for r in rows if (r.model, r.split, r.stratum, r.metric) == (CONTRASTIVE, split.value, "all", metric)
+        )
 
     return [
         EvaluationSummary(
@@ -306,8 +333,13 @@ def _scoped(examples: Sequence[Example]) -> list[Example]:
 
 
 def run(
-    corpus: Path, recommendations: Sequence[str], folder: RunFolder, encoder: EncoderSettings,
-    classifier: ClassifierSettings, settings: EvaluationSettings, progress: Progress,
+    corpus: Path,
+    recommendations: Sequence[str],
+    folder: RunFolder,
+    encoder: EncoderSettings,
+    classifier: ClassifierSettings,
+    settings: EvaluationSettings,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Run the stage; return what to say of it."""
     package = ModelPackage.load(folder.package)
@@ -331,7 +363,16 @@ def run(
     outside = [e.text for e in examples[Split.TEST_ID] if e.recommendation is None]
     limits = package.manifest.thresholds
     passed = [s for s in asyncio.run(score_package(package, outside)) if s.p_in_scope >= limits.in_scope]
-    rows.append(_share("out of scope", Split.TEST_ID.value, "all", "flagged", sum(s.p_unsafe >= limits.unsafe for s in passed), len(outside)))
+    rows.append(
+        _share(
+            "out of scope",
+            Split.TEST_ID.value,
+            "all",
+            "flagged",
+            sum(s.p_unsafe >= limits.unsafe for s in passed),
+            len(outside),
+        )
+    )
     rows.append(_share("out of scope", Split.TEST_ID.value, "all", "judged", len(passed), len(outside)))
     messages = [row for file in sorted(corpus.glob(MESSAGE_FILES)) for row in read_json_lines(file)]
     if messages:
@@ -376,7 +417,12 @@ def comparison(rows: Sequence[Metric], split: Split, title: str) -> Table:
         for stratum in ["all", *(d.value for d in Difficulty)]:
             cells = []
             for model in _COLOURS:
-                found = [r for r in rows if (r.suite, r.model, r.split, r.stratum, r.metric) == ("statements", model, split.value, stratum, metric)]
+                found = [
+                    r
+                    for r in rows
+                    if (r.suite, r.model, r.split, r.stratum, r.metric)
+                    == ("statements", model, split.value, stratum, metric)
+                ]
                 cells.append(f"{found[0].value:.3f} ({found[0].low:.2f}-{found[0].high:.2f})" if found else "")
             table.add_row(metric if stratum == "all" else "", stratum, *cells, end_section=stratum == "hard")
     return table
@@ -389,12 +435,21 @@ def shares(rows: Sequence[Metric]) -> Table:
         table.add_column(name, justify="right" if name in ("share", "n") else "left")
     for r in rows:
         if r.suite != "statements":
-            table.add_row(r.suite, r.split, r.stratum, r.metric, f"{r.value:.3f}", f"{r.low:.2f}-{r.high:.2f}", str(r.n))
+            table.add_row(
+                r.suite, r.split, r.stratum, r.metric, f"{r.value:.3f}", f"{r.low:.2f}-{r.high:.2f}", str(r.n)
+            )
     return table
 
 
 @click.command()
-@click.option("--run", "run_", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT_RUN, show_default=True, help="Run folder.")
+@click.option(
+    "--run",
+    "run_",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=DEFAULT_RUN,
+    show_default=True,
+    help="Run folder.",
+)
 @click.option("--again", is_flag=True, help="Compute the figures again, even where they are current.")
 @click.option("--json", "json_", is_flag=True, help="Print the rows of metrics.json instead of tables.")
 def command(run_: Path, again: bool, json_: bool) -> None:

@@ -60,7 +60,8 @@ _PARITY_TEXTS = (
     "Remdesivir is given as a 200 mg loading dose on day 1.",
     "Remdesivir is given as a 400 mg loading dose on day 1.",
     "ALT > 10x ULN: consider stopping; no dose adjustment at eGFR 12 mL/min.",
-    "From 28 days of age and 3 kg up to 40 kg the loading dose is 5 mg/kg on day 1, and 2.5 mg/kg once daily follows. " * 4,
+    "From 28 days of age and 3 kg up to 40 kg the loading dose is 5 mg/kg on day 1, and 2.5 mg/kg once daily follows. "
+    * 4,
 )
 
 
@@ -99,7 +100,7 @@ def to_onnx(model: ServedEncoder, path: Path) -> None:
     exporter.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            # The exporter warns of axes that share a name, which is what the contract wants, and of an absent torchvision.
+            # It warns of axes that share a name, which is what the contract wants, and of an absent torchvision.
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 model.eval(),
@@ -112,7 +113,8 @@ def to_onnx(model: ServedEncoder, path: Path) -> None:
             )
     finally:
         exporter.setLevel(before)
-    assert program is not None
+    if program is None:
+        raise ParityError("torch.onnx gave no graph")
     optimize_for_ort(program.model)
     program.save(str(path), external_data=False)
     onnx.checker.check_model(str(path))
@@ -165,7 +167,7 @@ def triton_config(dimension: int, *, gpu: bool) -> str:
     if gpu:
         # The client sends batches of one length; Triton may still join those that arrive together.
         config.dynamic_batching.max_queue_delay_microseconds = 500
-    text = text_format.MessageToString(config)
+    text = str(text_format.MessageToString(config))
     if text_format.Parse(text, model_config_pb2.ModelConfig()) != config:
         raise ParityError("config.pbtxt does not parse back to what was written")
     return text
@@ -185,8 +187,14 @@ def _write_repository(root: Path, model: ServedEncoder, tokenizer: Tokenizer, ma
 
 
 def _manifest(
-    root: Path, pack: Pack, recommendations: Sequence[Recommendation], embedder: Embedder, classifier: Classifier,
-    folder: RunFolder, base: str, max_length: int,
+    root: Path,
+    pack: Pack,
+    recommendations: Sequence[Recommendation],
+    embedder: Embedder,
+    classifier: Classifier,
+    folder: RunFolder,
+    base: str,
+    max_length: int,
 ) -> Manifest:
     files = {f.relative_to(root).as_posix(): sha256_file(f) for f in sorted(root.rglob("*")) if f.is_file()}
     now = datetime.now(UTC).replace(microsecond=0)
@@ -228,8 +236,15 @@ def _manifest(
 
 
 def run(
-    pack: Pack, recommendations: Sequence[Recommendation], embedder: Embedder, tokenizer: Tokenizer,
-    classifier: Classifier, folder: RunFolder, base: str, max_length: int, progress: Progress,
+    pack: Pack,
+    recommendations: Sequence[Recommendation],
+    embedder: Embedder,
+    tokenizer: Tokenizer,
+    classifier: Classifier,
+    folder: RunFolder,
+    base: str,
+    max_length: int,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Run the stage; return what to say of it. The old package stays until the new one is complete."""
     task = progress.add_task("export: ONNX", total=2)

@@ -177,7 +177,9 @@ def _curated(pack: Pack, source: SourceSpec, document: str) -> list[Recommendati
             raise PackError(f"{file}: {identifier}: section {number} does not say {', '.join(sorted(missing))}")
         quote, start, end, share = _support(text, section)
         if share < 0.5:
-            raise PackError(f"{file}: {identifier}: section {number} does not support it (best passage shares {share:.0%})")
+            raise PackError(
+                f"{file}: {identifier}: section {number} does not support it (best passage shares {share:.0%})"
+            )
         result.append(
             Recommendation(identifier, number, section.title, text, source.path, source.version, quote, start, end)
         )
@@ -193,8 +195,15 @@ def _from_sentences(source: SourceSpec, document: str) -> list[Recommendation]:
             identifier = f"{section.number}-{ordinal}"
             result.append(
                 Recommendation(
-                    identifier, section.number, section.title, sentence.normalised, source.path, source.version,
-                    document[start:end], start, end,
+                    identifier,
+                    section.number,
+                    section.title,
+                    sentence.normalised,
+                    source.path,
+                    source.version,
+                    document[start:end],
+                    start,
+                    end,
                 )
             )
     return result

@@ -25,7 +25,7 @@ from trainer.artifacts import RunFolder, digest, fingerprint, read_rows, write_j
 from trainer.errors import StageMissing
 from trainer.guidelines import DEFAULT_PACK, Pack
 from trainer.settings import PROFILES, EncoderSettings, TrainSettings
-from trainer.types import Recommendation
+from trainer.types import Recommendation, Split
 
 STAGES = ("extract", "corpus", "encoder", "classifier", "export", "evaluate")
 
@@ -55,8 +55,8 @@ class Pipeline:
         return [r.id for r in self._recommendations()]
 
     def _encoder(self, progress: Progress) -> dict[str, Any]:
-        examples = corpus.load_split(self.folder)[corpus.Split.TRAIN]
-        return encoder.run(examples, self._ids(), self.folder, self.settings.encoder, progress)
+        examples = corpus.load_split(self.folder)[Split.TRAIN]
+        return encoder.run(examples, self._recommendations(), self.folder, self.settings.encoder, progress)
 
     def _embedder(self) -> tuple[encoder.Embedder, Any]:
         model, tokenizer = encoder.load_trained(self.folder)
@@ -73,7 +73,15 @@ class Pipeline:
         own = self.settings.encoder
         fitted = classifier.load(self.folder)
         return export.run(
-            self.pack, self._recommendations(), embedder, tokenizer, fitted, self.folder, own.base, own.max_length, progress
+            self.pack,
+            self._recommendations(),
+            embedder,
+            tokenizer,
+            fitted,
+            self.folder,
+            own.base,
+            own.max_length,
+            progress,
         )
 
     def _evaluate(self, progress: Progress) -> dict[str, Any]:
@@ -122,7 +130,9 @@ class Pipeline:
             ),
             _Stage(
                 "evaluate",
-                lambda: fingerprint(settings.evaluation, of(*served, folder.statements, folder.splits, self.pack.corpus)),
+                lambda: fingerprint(
+                    settings.evaluation, of(*served, folder.statements, folder.splits, self.pack.corpus)
+                ),
                 [folder.evaluation],
                 self._evaluate,
             ),
@@ -137,8 +147,12 @@ class Pipeline:
         write_json(self.folder.root / "settings.json", {"pack": str(self.pack.path), **asdict(self.settings)})
         for stage in self._stages():
             if stage.name not in wanted:
-                if any(not path.exists() for path in stage.artifacts) and STAGES.index(stage.name) < max(map(STAGES.index, wanted)):
-                    raise StageMissing(f"{self.folder.root}: run `guardline train {stage.name}` first, or `guardline train` for all")
+                if any(not path.exists() for path in stage.artifacts) and STAGES.index(stage.name) < max(
+                    map(STAGES.index, wanted)
+                ):
+                    raise StageMissing(
+                        f"{self.folder.root}: run `guardline train {stage.name}` first, or `guardline train` for all"
+                    )
                 continue
             print_ = fingerprint(stage.name, stage.inputs())
             if not again and self.folder.is_current(stage.name, print_):
@@ -149,7 +163,9 @@ class Pipeline:
                 summary = stage.run(progress)
             seconds = time.monotonic() - started
             self.folder.finish(stage.name, print_, stage.artifacts, seconds)
-            console.print(f"[bold]{stage.name:<11}[/bold] {seconds:6.1f} s   " + ", ".join(f"{k} {v}" for k, v in summary.items()))
+            console.print(
+                f"[bold]{stage.name:<11}[/bold] {seconds:6.1f} s   " + ", ".join(f"{k} {v}" for k, v in summary.items())
+            )
 
 
 def _progress(console: Console) -> Progress:
@@ -178,12 +194,33 @@ def evaluate_again(folder: RunFolder) -> None:
 
 @click.command()
 @click.argument("stages", nargs=-1, type=click.Choice(STAGES))
-@click.option("--run", "run_", type=click.Path(file_okay=False, path_type=Path), help=f"Run folder.  [default: {DEFAULT_RUN.parent}/<pack id>]")
-@click.option("--pack", "pack_", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=DEFAULT_PACK, help="Guideline pack.  [default: remdesivir for COVID-19]")
-@click.option("--profile", type=click.Choice(list(PROFILES)), default="full", show_default=True, help="quick: minutes; full: better; smoke: tests only.")
-@click.option("--encoder", "base", help="Encoder to start from: a Hugging Face name or a path.  [default: all-MiniLM-L6-v2]")
+@click.option(
+    "--run",
+    "run_",
+    type=click.Path(file_okay=False, path_type=Path),
+    help=f"Run folder.  [default: {DEFAULT_RUN.parent}/<pack id>]",
+)
+@click.option(
+    "--pack",
+    "pack_",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=DEFAULT_PACK,
+    help="Guideline pack.  [default: remdesivir for COVID-19]",
+)
+@click.option(
+    "--profile",
+    type=click.Choice(list(PROFILES)),
+    default="full",
+    show_default=True,
+    help="quick: minutes; full: better; smoke: tests only.",
+)
+@click.option(
+    "--encoder", "base", help="Encoder to start from: a Hugging Face name or a path.  [default: all-MiniLM-L6-v2]"
+)
 @click.option("--again", is_flag=True, help="Run the stages even where nothing has changed.")
-def command(stages: tuple[str, ...], run_: Path | None, pack_: Path, profile: str, base: str | None, again: bool) -> None:
+def command(
+    stages: tuple[str, ...], run_: Path | None, pack_: Path, profile: str, base: str | None, again: bool
+) -> None:
     """Train a model package: all stages, or only those named, in their order.
 
     Stages whose inputs have not changed are skipped, so an interrupted run goes on where it stopped.

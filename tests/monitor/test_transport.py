@@ -276,9 +276,7 @@ class _RewoundConsumer(ChunkConsumer):
 
     async def _wait_next_records(self, _: float) -> tuple[dict[TP, list[SimpleNamespace]], set[TP]]:
         tp = TP("llm.outputs", 0)
-        return {tp: [SimpleNamespace(offset=offset, timestamp=0, timestamp_type=0) for offset in range(4)]}, {
-            tp
-        }
+        return {tp: [SimpleNamespace(offset=offset, timestamp=0, timestamp_type=0) for offset in range(4)]}, {tp}
 
     def _partition_state(self, tp: TP) -> SimpleNamespace:
         return SimpleNamespace(has_valid_position=True, position=next(self.positions))

@@ -102,9 +102,7 @@ def test_the_version_is_the_one_that_was_read() -> None:
     assert version("faust-streaming") == "0.15.3"
 
 
-@pytest.mark.parametrize(
-    ("function", "expected", "reason"), FINGERPRINTS, ids=lambda v: getattr(v, "__qualname__", "")
-)
+@pytest.mark.parametrize(("function", "expected", "reason"), FINGERPRINTS, ids=lambda v: getattr(v, "__qualname__", ""))
 def test_faust_still_does_what_the_transport_takes_for_granted(
     function: Callable[..., Any], expected: str, reason: str
 ) -> None:
@@ -113,9 +111,7 @@ def test_faust_still_does_what_the_transport_takes_for_granted(
     assert found == expected, f"{name} changed; monitor/transport.py counts on: {reason}"
 
 
-@pytest.mark.parametrize(
-    ("path", "expected", "reason"), CYTHON, ids=lambda v: v if v.endswith(".pyx") else ""
-)
+@pytest.mark.parametrize(("path", "expected", "reason"), CYTHON, ids=lambda v: v if v.endswith(".pyx") else "")
 def test_the_compiled_parts_still_do(path: str, expected: str, reason: str) -> None:
     found = fingerprint((Path(faust.transport.__file__).parent / path).read_text())
     assert found == expected, f"{path} changed; monitor/transport.py counts on: {reason}"

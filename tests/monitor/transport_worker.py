@@ -88,9 +88,7 @@ def new_app(options: Options) -> App:
         web_enabled=False,
     )
     if options.mode == "chunks":
-        transport = ChunkTransport(
-            app.conf.broker_consumer, app, chunk_records=32, drain_timeout=options.drain
-        )
+        transport = ChunkTransport(app.conf.broker_consumer, app, chunk_records=32, drain_timeout=options.drain)
         app.transport = app.producer_transport = transport
     return app
 

@@ -1,0 +1,47 @@
+"""`guardline monitor`: the process around the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+
+import click
+import uvloop
+
+from monitor.app import Worker
+from monitor.logs import configure
+from monitor.package import ModelPackage
+from monitor.settings import Settings, load_settings
+
+
+def _serve_metrics(settings: Settings) -> None:
+    if settings.metrics_port is not None:
+        from prometheus_client import start_http_server
+
+        start_http_server(settings.metrics_port, addr=settings.metrics_host)
+
+
+@click.command()
+@click.option("--model", type=click.Path(path_type=Path), help="Model package.  [env: GUARDLINE_MODEL]")
+@click.option("--bootstrap", "kafka_bootstrap", help="Kafka brokers, host:port,...  [env: GUARDLINE_KAFKA_BOOTSTRAP]")
+@click.option("--scorer", type=click.Choice(["onnx", "triton"]), help="Where the model runs.  [env: GUARDLINE_SCORER]")
+@click.option("--store", type=click.Choice(["memory", "redis"]), help="Where scores are kept.  [env: GUARDLINE_STORE]")
+def command(model: Path | None, kafka_bootstrap: str | None, scorer: str | None, store: str | None) -> None:
+    """Run the streaming worker until SIGTERM or Ctrl-C; every setting is also an environment variable.
+
+    Exits with 0 after an orderly stop, 3 when going on would do harm (the last log line says why).
+    """
+    settings = load_settings(model=model, kafka_bootstrap=kafka_bootstrap, scorer=scorer, store=store)
+    configure(settings.log_level, settings.log_format)
+    package = ModelPackage.load(settings.model)
+    _serve_metrics(settings)
+
+    async def run() -> None:
+        if not await Worker(settings, package).run():
+            logging.shutdown()
+            os._exit(3)  # closing the event loop would wait for threads that wait for a broker
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())

@@ -1,0 +1,310 @@
+"""From recorded completions to splits: the shipped corpus in full, every reason for rejection, no leak between splits."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from monitor.scope import ScopeGate
+from trainer.artifacts import RunFolder, read_rows, write_rows
+from trainer.corpus import Rejected, SplitSettings, groups, load, load_split, run, split
+from trainer.errors import CorpusError
+from trainer.guidelines import DEFAULT_PACK, Pack, extract, scope_terms
+from trainer.types import Difficulty, Example, Label, Recommendation, Split
+
+RECOMMENDATION = Recommendation("r1", "1", "Dose", "Give 20 mg.", "g.md", "1", "Give 20 mg.", 0, 11)
+SAFE = {"id": "a-1", "text": "Give 20 mg.", "label": "safe", "recommendation": "r1", "category": "dose"}
+UNSAFE = SAFE | {"id": "a-2", "text": "Give 40 mg.", "label": "unsafe", "difficulty": "hard", "parent": "a-1"}
+
+
+@pytest.fixture(scope="module")
+def shipped() -> tuple[Pack, list[Recommendation], list[Example], list[Rejected]]:
+    pack = Pack.load(DEFAULT_PACK)
+    recommendations = extract(pack)
+    return pack, recommendations, *load(pack.corpus, recommendations)
+
+
+@pytest.fixture
+def take(tmp_path: Path, write_lines: Callable[[Path, list[dict]], None]) -> Callable:
+    """Return a function that loads a corpus of the given rows: one list a style."""
+
+    def load_rows(**styles: list[dict]) -> tuple[list[Example], list[Rejected]]:
+        for style, rows in styles.items():
+            name = "out_of_scope" if style == "out_of_scope" else f"llm_style_{style}"
+            write_lines(tmp_path / "corpus" / f"{name}.jsonl", rows)
+        return load(tmp_path / "corpus", [RECOMMENDATION])
+
+    return load_rows
+
+
+# The corpus that is shipped
+
+
+def test_every_shipped_row_is_taken(shipped: tuple) -> None:
+    _, _, examples, rejected = shipped
+    assert rejected == []
+    assert len(examples) == 8180
+    assert sum(e.label is not Label.OUT_OF_SCOPE for e in examples) == 7580
+    assert {e.style for e in examples} == {*"abcdefghjkl", "out_of_scope"}
+
+
+def test_shipped_families_have_a_safe_root_and_one_recommendation(shipped: tuple) -> None:
+    _, recommendations, examples, _ = shipped
+    by_id = {e.id: e for e in examples}
+    for example in examples:
+        root = by_id[example.family]
+        assert root.family == root.id, example.id
+        if example.id != root.id:
+            assert (example.label, root.label) == (Label.UNSAFE, Label.SAFE), example.id
+            assert example.recommendation == root.recommendation, example.id
+    assert {e.recommendation for e in examples} - {None} == {r.id for r in recommendations}
+
+
+def test_shipped_splits_share_no_family_and_no_text(shipped: tuple) -> None:
+    examples = shipped[2]
+    by_id = {e.id: e for e in examples}
+    parts = split(examples, SplitSettings())
+    families, texts = defaultdict(set), defaultdict(set)
+    for part, ids in parts.items():
+        for i in ids:
+            families[by_id[i].family].add(part)
+            texts[by_id[i].text.lower()].add(part)
+    assert [f for f, where in families.items() if len(where) > 1] == []
+    assert [t for t, where in texts.items() if len(where) > 1] == []
+    everything = [i for ids in parts.values() for i in ids]
+    assert len(everything) == len(set(everything))
+
+
+def test_shipped_held_out_voices_are_in_test_ood_only(shipped: tuple) -> None:
+    examples = shipped[2]
+    style = {e.id: e.style for e in examples}
+    parts = split(examples, SplitSettings())
+    assert {style[i] for i in parts[Split.TEST_OOD]} == {"g", "l"}
+    for part in (Split.TRAIN, Split.VALIDATION, Split.TEST_ID):
+        assert not {style[i] for i in parts[part]} & {"g", "l"}
+        assert {style[i] for i in parts[part]} == {*"abcdefhjk", "out_of_scope"}
+
+
+def test_shipped_splits_have_the_sizes_that_were_asked_for(shipped: tuple) -> None:
+    parts = split(shipped[2], SplitSettings())
+    heard = sum(len(parts[p]) for p in (Split.TRAIN, Split.VALIDATION, Split.TEST_ID))
+    assert len(parts[Split.VALIDATION]) / heard == pytest.approx(0.10, abs=0.02)
+    assert len(parts[Split.TEST_ID]) / heard == pytest.approx(0.10, abs=0.02)
+    assert len(parts[Split.TEST_OOD]) > 1300
+    assert heard + len(parts[Split.TEST_OOD]) > 0.99 * len(shipped[2])
+
+
+def test_shipped_training_split_has_both_labels_of_every_recommendation(shipped: tuple) -> None:
+    _, recommendations, examples, _ = shipped
+    by_id = {e.id: e for e in examples}
+    train = [by_id[i] for i in split(examples, SplitSettings())[Split.TRAIN]]
+    classes = {(e.recommendation, e.label) for e in train}
+    assert classes == {(r.id, x) for r in recommendations for x in (Label.SAFE, Label.UNSAFE)} | {
+        (None, Label.OUT_OF_SCOPE)
+    }
+
+
+def test_shipped_statements_pass_the_scope_gate(shipped: tuple) -> None:
+    pack, recommendations, examples, _ = shipped
+    gate = ScopeGate(scope_terms(pack, recommendations), pack.spec.language)
+    scoped = [e for e in examples if e.label is not Label.OUT_OF_SCOPE]
+    missed = [e.id for e in scoped if not gate.concerns(e.text)]
+    assert len(missed) <= 0.005 * len(scoped), missed[:20]
+
+
+def test_shipped_splits_are_the_same_every_time_and_another_seed_gives_others(shipped: tuple) -> None:
+    examples = shipped[2]
+    assert split(examples, SplitSettings()) == split(examples, SplitSettings())
+    assert split(examples, SplitSettings()) != split(examples, SplitSettings(seed=21))
+
+
+# What is rejected, and why
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"id": None}, "id or text is missing or not a string"),
+        ({"id": 7}, "id or text is missing or not a string"),
+        ({"text": ["Give"]}, "id or text is missing or not a string"),
+        ({"text": ""}, "no letters in the text"),
+        ({"text": " \u200b -- !"}, "no letters in the text"),
+        ({"label": "wrong"}, "unknown label 'wrong'"),
+        ({"label": None}, "unknown label None"),
+        ({"recommendation": "r2"}, "unknown recommendation 'r2'"),
+        ({"recommendation": None}, "unknown recommendation None"),
+        ({"category": None}, "category is missing"),
+        ({"difficulty": "hard"}, "difficulty does not fit the label"),
+        ({"label": "unsafe"}, "difficulty does not fit the label"),
+        ({"label": "unsafe", "difficulty": "extreme"}, "difficulty does not fit the label"),
+        ({"parent": "a-99"}, "parent a-99 is not there"),
+    ],
+)
+def test_a_row_is_rejected_with_its_reason(take: Callable, change: dict, reason: str) -> None:
+    good = SAFE | {"id": "a-0", "text": "The dose is 20 mg."}
+    examples, rejected = take(a=[good, SAFE | change])
+    assert [e.id for e in examples] == ["a-0"]
+    assert [r.reason for r in rejected] == [reason]
+
+
+def test_a_field_that_is_absent_is_rejected(take: Callable) -> None:
+    for field in ("id", "text", "label", "recommendation", "category"):
+        row = dict(SAFE)
+        del row[field]
+        examples, rejected = take(a=[row])
+        assert examples == []
+        assert len(rejected) == 1, field
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="an unknown difficulty of a safe row breaks the stage")
+@pytest.mark.parametrize("label", ["safe", "out_of_scope"])
+def test_an_unknown_difficulty_of_a_row_that_needs_none_is_rejected(take: Callable, label: str) -> None:
+    examples, rejected = take(a=[SAFE | {"label": label, "difficulty": "extreme"}])
+    assert examples == []
+    assert [r.reason for r in rejected] == ["difficulty does not fit the label"]
+
+
+@pytest.mark.xfail(strict=True, raises=TypeError, reason="a list where a string belongs breaks the stage")
+@pytest.mark.parametrize("field", ["label", "recommendation", "difficulty", "parent"])
+def test_a_list_where_a_string_belongs_is_rejected(take: Callable, field: str) -> None:
+    examples, rejected = take(a=[UNSAFE | {"parent": None} | {field: ["x"]}])
+    assert examples == []
+    assert len(rejected) == 1
+
+
+@pytest.mark.xfail(strict=True, reason="an out-of-scope row keeps the recommendation it names")
+def test_an_out_of_scope_row_is_about_no_recommendation(take: Callable) -> None:
+    examples, _ = take(a=[SAFE], out_of_scope=[SAFE | {"id": "n-1", "text": "Rain.", "label": "out_of_scope"}])
+    assert all(e.recommendation is None for e in examples if e.label is Label.OUT_OF_SCOPE)
+
+
+def test_an_id_that_occurs_twice_counts_once(take: Callable) -> None:
+    examples, rejected = take(a=[SAFE], b=[SAFE | {"text": "The dose is 20 mg."}])
+    assert [(e.id, e.style) for e in examples] == [("a-1", "a")]
+    assert [(r.id, r.reason) for r in rejected] == [("a-1", "id occurs twice")]
+
+
+def test_a_text_with_two_labels_is_rejected_both_times(take: Callable) -> None:
+    twin = UNSAFE | {"id": "b-1", "text": "GIVE **20**  mg.", "parent": None}
+    examples, rejected = take(a=[SAFE], b=[twin])
+    assert examples == []
+    assert {(r.id, r.reason) for r in rejected} == {
+        ("a-1", "the same text has two labels"),
+        ("b-1", "the same text has two labels"),
+    }
+
+
+@pytest.mark.xfail(strict=True, reason="a child stays although its parent is rejected for having two labels")
+def test_a_child_of_a_rejected_parent_is_rejected(take: Callable) -> None:
+    twin = UNSAFE | {"id": "b-1", "text": "Give 20 mg.", "parent": None}
+    examples, _ = take(a=[SAFE, UNSAFE], b=[twin])
+    assert examples == []
+
+
+@pytest.mark.xfail(strict=True, reason="the second check writes the style where the first writes the file's name")
+def test_every_rejection_names_its_file(take: Callable) -> None:
+    _, rejected = take(a=[SAFE, SAFE, SAFE | {"id": "a-3", "label": "wrong"}])
+    assert {r.file for r in rejected} == {"llm_style_a.jsonl"}
+
+
+@pytest.mark.xfail(strict=True, reason="a grandchild's family is its parent, so the three may lie in two splits")
+def test_a_variant_of_a_variant_is_of_the_same_family(take: Callable) -> None:
+    second = UNSAFE | {"id": "a-3", "text": "Give 80 mg.", "parent": "a-2"}
+    examples, _ = take(a=[SAFE, UNSAFE, second])
+    assert len({groups(examples)[e.family] for e in examples}) == 1
+
+
+def test_what_is_taken_is_normalised_and_typed(take: Callable) -> None:
+    row = UNSAFE | {"text": "Give\u00a0**40**\u200b mg \u2013 now", "kind": "extra"}
+    outside = {"id": "n-1", "text": "Rain.", "label": "out_of_scope", "kind": "weather"}
+    examples, rejected = take(a=[SAFE, row], out_of_scope=[outside])
+    assert rejected == []
+    assert examples == [
+        Example("a-1", "Give 20 mg.", Label.SAFE, "r1", "dose", None, "a-1", "a"),
+        Example("a-2", "Give 40 mg - now", Label.UNSAFE, "r1", "dose", Difficulty.HARD, "a-1", "a"),
+        Example("n-1", "Rain.", Label.OUT_OF_SCOPE, None, None, None, "n-1", "out_of_scope"),
+    ]
+
+
+def test_a_folder_without_statements_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "messages.jsonl").write_text("{}\n")
+    with pytest.raises(CorpusError, match="no llm_style_"):
+        load(tmp_path, [RECOMMENDATION])
+
+
+def test_a_line_that_is_no_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "llm_style_a.jsonl").write_text("{}\nnonsense\n")
+    with pytest.raises(CorpusError, match=r"llm_style_a\.jsonl:2: not JSON"):
+        load(tmp_path, [RECOMMENDATION])
+
+
+def test_run_leaves_three_files_that_agree(tmp_path: Path, write_lines: Callable[[Path, list[dict]], None]) -> None:
+    rows = [SAFE | {"id": f"a-{i}", "text": f"Give 20 mg, note {i}."} for i in range(20)]
+    write_lines(tmp_path / "corpus" / "llm_style_a.jsonl", [*rows, SAFE | {"label": "wrong"}])
+    write_lines(tmp_path / "corpus" / "llm_style_g.jsonl", [SAFE | {"id": "g-1", "text": "Contrary."}])
+    folder = RunFolder(tmp_path / "run")
+    write_rows(folder.recommendations, [RECOMMENDATION])
+    summary = run(tmp_path / "corpus", folder, SplitSettings())
+    assert summary == {
+        "statements": 21, "rejected": 1, "train": 16, "validation": 2, "test_id": 2, "test_ood": 1,
+    }  # fmt: skip
+    assert [r.id for r in read_rows(folder.rejected, Rejected)] == ["a-1"]
+    parts = load_split(folder)
+    assert {p.value: len(parts[p]) for p in Split} == {p.value: summary[p.value] for p in Split}
+    assert sorted(e.id for part in parts.values() for e in part) == sorted(
+        e.id for e in read_rows(folder.statements, Example)
+    )
+
+
+# Splits of made-up families
+
+
+def example(identifier: str, text: str, family: str, style: str = "a") -> Example:
+    return Example(identifier, text, Label.SAFE, "r1", "dose", None, family, style)
+
+
+def test_families_that_share_a_text_are_one_group() -> None:
+    rows = [
+        example("1", "x", "f1"), example("2", "y", "f2"), example("3", "X", "f3"),
+        example("4", "y", "f3"), example("5", "z", "f4"),
+    ]  # fmt: skip
+    group_of = groups(rows)
+    assert group_of["f1"] == group_of["f2"] == group_of["f3"]
+    assert group_of["f4"] != group_of["f1"]
+
+
+def test_a_text_that_heard_and_held_out_voices_share_goes_nowhere() -> None:
+    rows = [
+        example("1", "x", "f1", "a"), example("2", "x", "f2", "g"), example("3", "other", "f2", "g"),
+        example("4", "y", "f3", "g"), example("5", "z", "f4", "a"),
+    ]  # fmt: skip
+    parts = split(rows, SplitSettings(validation=0, test=0))
+    assert parts == {Split.TRAIN: ["5"], Split.VALIDATION: [], Split.TEST_ID: [], Split.TEST_OOD: ["4"]}
+
+
+def test_the_order_of_rows_does_not_move_a_family() -> None:
+    rows = [example(str(i), f"text {i}", f"f{i // 2}") for i in range(60)]
+    one, other = split(rows, SplitSettings()), split(rows[::-1], SplitSettings())
+    assert {p: set(ids) for p, ids in one.items()} == {p: set(ids) for p, ids in other.items()}
+
+
+@hypothesis_settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 8), st.sampled_from("abgl")), min_size=1, max_size=40),
+    st.integers(0, 5),
+)
+def test_no_family_and_no_text_ever_spans_two_splits(rows: list, seed: int) -> None:
+    examples = [example(str(i), f"text {t}", f"f{f}", style) for i, (t, f, style) in enumerate(rows)]
+    by_id = {e.id: e for e in examples}
+    parts = split(examples, SplitSettings(validation=0.3, test=0.3, seed=seed))
+    families, texts = defaultdict(set), defaultdict(set)
+    for part, ids in parts.items():
+        for i in ids:
+            families[by_id[i].family].add(part)
+            texts[by_id[i].text].add(part)
+            assert (by_id[i].style in "gl") == (part is Split.TEST_OOD)
+    assert all(len(where) == 1 for where in [*families.values(), *texts.values()])

@@ -1,0 +1,329 @@
+"""From pack to recommendations: the shipped pack in full, and what is said of each mistake in a pack."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trainer.artifacts import RunFolder, read_json_lines, read_rows
+from trainer.errors import PackError
+from trainer.guidelines import DEFAULT_PACK, Pack, extract, run, scope_terms, sections
+from trainer.types import Recommendation
+
+SHIPPED = DEFAULT_PACK.parent
+
+
+@pytest.fixture
+def pack(tmp_path: Path, make_pack: Callable[[Path], Path]) -> Path:
+    return make_pack(tmp_path / "pack")
+
+
+def curate(pack: Path, *rows: dict) -> Path:
+    file = pack.parent / "recommendations.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def edit(pack: Path, old: str, new: str) -> None:
+    text = pack.read_text()
+    assert old in text
+    pack.write_text(text.replace(old, new))
+
+
+def refusal(pack: Path) -> str:
+    with pytest.raises(PackError) as caught:
+        extract(Pack.load(pack))
+    return str(caught.value)
+
+
+# The pack that is shipped
+
+
+def test_shipped_pack_gives_its_fifty_recommendations() -> None:
+    rows = list(read_json_lines(SHIPPED / "covid19-remdesivir.recommendations.jsonl"))
+    found = extract(Pack.load(DEFAULT_PACK))
+    assert len(found) == 50
+    assert [(r.id, r.section, r.text) for r in found] == [(r["id"], r["section"], r["text"]) for r in rows]
+
+
+def test_shipped_quotes_stand_in_the_document_and_in_their_section() -> None:
+    document = (SHIPPED / "covid19-remdesivir.md").read_text(encoding="utf-8")
+    by_number = {s.number: s for s in sections(document)}
+    for r in extract(Pack.load(DEFAULT_PACK)):
+        assert r.quote, r.id
+        assert document[r.start : r.end] == r.quote, r.id
+        section = by_number[r.section]
+        assert section.start <= r.start < r.end <= section.end, r.id
+        assert r.heading == section.title
+        assert (r.source, r.version) == ("covid19-remdesivir.md", "2024-02-29")
+
+
+def test_shipped_pack_has_a_corpus_and_its_own_scope_terms() -> None:
+    pack = Pack.load(DEFAULT_PACK)
+    assert (pack.corpus / "llm_style_a.jsonl").is_file()
+    terms = scope_terms(pack, extract(pack))
+    assert terms[:2] == ["covid-19", "remdesivir"]
+    assert {"veklury", "breastfe*", "mg/kg"} <= set(terms)
+    assert len(terms) == len(set(terms))
+    assert terms == [t.lower() for t in terms]
+
+
+def test_run_writes_the_recommendations(tmp_path: Path, pack: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    own = Pack.load(pack)
+    assert run(own, folder) == {"recommendations": 3, "sections": 3}
+    assert read_rows(folder.recommendations, Recommendation) == extract(own)
+
+
+# Sections
+
+
+def test_sections_know_numbers_titles_and_offsets() -> None:
+    document = "Preface.\n# Title\nA.\n## 2.1. Dose in children ##\nB\nC\n## Notes\nD"
+    found = sections(document)
+    assert [(s.number, s.title) for s in found] == [("0", "Title"), ("2.1", "Dose in children ##"), ("2", "Notes")]
+    assert [s.body.strip() for s in found] == ["A.", "B\nC", "D"]
+    assert all(document[s.start : s.end] == s.body for s in found)
+
+
+def test_a_document_without_headings_is_one_section() -> None:
+    assert [(s.number, s.body) for s in sections("Give 5 mg.")] == [("1", "Give 5 mg.")]
+
+
+# A curated list that its document does not bear out
+
+
+def test_a_number_that_the_section_lacks_is_refused(pack: Path) -> None:
+    file = curate(pack, {"id": "1-dose", "section": "1", "text": "The dose of zolamide is 40 mg once daily."})
+    message = refusal(pack)
+    assert str(file) in message
+    assert "1-dose: section 1 does not say 40" in message
+
+
+def test_a_section_that_is_not_there_is_refused(pack: Path) -> None:
+    file = curate(pack, {"id": "9-x", "section": "9", "text": "The dose of zolamide is 20 mg once daily."})
+    message = refusal(pack)
+    assert str(file) in message
+    assert "9-x: guideline.md has no section 9" in message
+
+
+def test_a_text_that_the_section_does_not_support_is_refused(pack: Path) -> None:
+    file = curate(pack, {"id": "2-x", "section": "2", "text": "Inhaled budesonide helps children with croup."})
+    message = refusal(pack)
+    assert str(file) in message
+    assert "2-x: section 2 does not support it" in message
+
+
+def test_an_id_that_occurs_twice_is_refused(pack: Path) -> None:
+    row = {"id": "1-dose", "section": "1", "text": "The dose of zolamide is 20 mg once daily."}
+    curate(pack, row, row)
+    message = refusal(pack)
+    assert str(pack) in message
+    assert "same id" in message
+
+
+@pytest.mark.xfail(strict=True, reason="the message names the pack, not the id that occurs twice")
+def test_an_id_that_occurs_twice_is_named(pack: Path) -> None:
+    row = {"id": "1-dose", "section": "1", "text": "The dose of zolamide is 20 mg once daily."}
+    curate(pack, row, row)
+    assert "1-dose" in refusal(pack)
+
+
+@pytest.mark.parametrize("field", ["id", "section", "text"])
+def test_a_field_that_is_missing_is_named(pack: Path, field: str) -> None:
+    row = {"id": "1-dose", "section": "1", "text": "The dose of zolamide is 20 mg once daily."}
+    del row[field]
+    file = curate(pack, row)
+    message = refusal(pack)
+    assert str(file) in message
+    assert f"'{field}'" in message
+
+
+def test_the_quote_takes_the_sentence_that_says_it(pack: Path) -> None:
+    document = pack.parent / "guideline.md"
+    body = "Mumbles is common. The dose of zolamide is 20 mg once daily. Ask about allergies."
+    document.write_text(f"## 1. Dose\n{body}\n")
+    curate(pack, {"id": "1-dose", "section": "1", "text": "The dose of zolamide is 20 mg once daily."})
+    (found,) = extract(Pack.load(pack))
+    assert found.quote == "The dose of zolamide is 20 mg once daily."
+
+
+# A pack that is wrong in itself
+
+
+def test_a_pack_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(PackError, match=r"nowhere\.yaml: cannot be read"):
+        Pack.load(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize("content", ["id: [unclosed", "\tid: x", "id: \xff"])
+def test_a_pack_that_is_not_yaml(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "pack.yaml"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(PackError) as caught:
+        Pack.load(path)
+    assert str(caught.value).startswith(f"{path}: cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "item"),
+    [
+        ("treatment: zolamide", "treatmnt: zolamide", "treatment: Field required"),
+        ("treatment: zolamide", "treatment: zolamide\ncolour: red", "colour: "),
+        ('    version: "2026-01"', '    version: "2026-01"\n    author: B', "sources.0.author: "),
+        ("valid_from: 2026-01-01", "valid_from: last year", "sources.0.valid_from: "),
+        ("id: mumbles-zolamide", "id: Mumbles Zolamide", "id: "),
+        ("synonyms: [zolamide, ZLM]", "synonyms: []", "synonyms: "),
+        ("condition: mumbles", "condition: [mumbles]", "condition: "),
+    ],
+)
+def test_a_field_that_is_wrong_is_named(pack: Path, old: str, new: str, item: str) -> None:
+    edit(pack, old, new)
+    with pytest.raises(PackError) as caught:
+        Pack.load(pack)
+    assert str(caught.value).startswith(f"{pack}: {item}")
+
+
+def test_an_empty_pack_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pack.yaml"
+    path.write_text("")
+    with pytest.raises(PackError, match="pack.yaml"):
+        Pack.load(path)
+
+
+@pytest.mark.parametrize("file", ["guideline.md", "recommendations.jsonl"])
+def test_a_file_that_is_missing_is_named(pack: Path, file: str) -> None:
+    (pack.parent / file).unlink()
+    assert refusal(pack) == f"{pack}: {file}: no such file or folder"
+    with pytest.raises(PackError, match=file):
+        Pack.load(pack).fingerprint()
+
+
+def test_a_corpus_that_is_missing_is_named(pack: Path) -> None:
+    edit(pack, "corpus: corpus", "corpus: elsewhere")
+    with pytest.raises(PackError, match="pack.yaml: elsewhere: no such file or folder"):
+        _ = Pack.load(pack).corpus
+    edit(pack, "corpus: elsewhere\n", "")
+    with pytest.raises(PackError, match="pack.yaml: `corpus` is missing"):
+        _ = Pack.load(pack).corpus
+
+
+def test_a_kind_of_document_that_is_not_read_is_named(pack: Path) -> None:
+    (pack.parent / "guideline.docx").write_bytes(b"PK")
+    edit(pack, "path: guideline.md", "path: guideline.docx")
+    message = refusal(pack)
+    assert str(pack.parent / "guideline.docx") in message
+    assert ".docx" in message
+
+
+@pytest.mark.xfail(strict=True, reason="a recommendations file with a bad line gives CorpusError, not PackError")
+def test_a_curated_line_that_is_no_json_is_refused(pack: Path) -> None:
+    (pack.parent / "recommendations.jsonl").write_text('{"id": "1-dose",\n')
+    assert "recommendations.jsonl:1" in refusal(pack)
+
+
+@pytest.mark.xfail(strict=True, raises=TypeError, reason="curated fields are not checked to be strings")
+@pytest.mark.parametrize("row", [{"section": ["1"]}, {"text": None}, {"text": 20}])
+def test_a_curated_field_that_is_no_string_is_refused(pack: Path, row: dict) -> None:
+    curate(pack, {"id": "1-dose", "section": "1", "text": "The dose of zolamide is 20 mg once daily."} | row)
+    assert "1-dose" in refusal(pack)
+
+
+@pytest.mark.xfail(strict=True, raises=UnicodeDecodeError, reason="the document's decoding error is not caught")
+def test_a_document_that_is_no_utf8_is_refused(pack: Path) -> None:
+    (pack.parent / "guideline.md").write_bytes("## 1. Dose\nGive 20 µg.".encode("latin-1"))
+    assert "guideline.md" in refusal(pack)
+
+
+# Fingerprint
+
+
+def test_the_fingerprint_sees_pack_document_and_list_but_not_the_corpus(pack: Path) -> None:
+    prints = {Pack.load(pack).fingerprint()}
+    (pack.parent / "corpus" / "llm_style_a.jsonl").write_text("")
+    assert Pack.load(pack).fingerprint() in prints
+    for name in ("pack.yaml", "guideline.md", "recommendations.jsonl"):
+        path = pack.parent / name
+        path.write_text(path.read_text() + "\n")
+        prints.add(Pack.load(pack).fingerprint())
+    assert len(prints) == 4
+
+
+# Without a curated list
+
+
+def test_without_a_list_the_sentences_that_direct_become_recommendations(pack: Path) -> None:
+    edit(pack, "recommendations: recommendations.jsonl\n", "")
+    document = "# Zolamide\nMumbles is common.\n\n## 4.2 Dose\nThe dose is\n20 mg. It is blue. Avoid **milk**.\n"
+    (pack.parent / "guideline.md").write_text(document)
+    found = extract(Pack.load(pack))
+    assert [(r.id, r.section, r.heading, r.text) for r in found] == [
+        ("4.2-1", "4.2", "Dose", "The dose is 20 mg."),
+        ("4.2-2", "4.2", "Dose", "Avoid milk."),
+    ] or [r.text for r in found] == ["The dose is", "Avoid milk."]
+    assert all(document[r.start : r.end] == r.quote for r in found)
+
+
+def test_without_a_list_the_shipped_document_gives_quotes_too(tmp_path: Path) -> None:
+    lines = [x for x in DEFAULT_PACK.read_text().splitlines() if not x.startswith(("recommendations:", "corpus:"))]
+    path = tmp_path / "pack.yaml"
+    path.write_text("\n".join(lines))
+    document = (SHIPPED / "covid19-remdesivir.md").read_text(encoding="utf-8")
+    (tmp_path / "covid19-remdesivir.md").write_text(document, encoding="utf-8")
+    found = extract(Pack.load(path))
+    assert len(found) > 30
+    assert all(document[r.start : r.end] == r.quote for r in found)
+    assert any("200 mg" in r.text for r in found)
+    assert len({r.id for r in found}) == len(found)
+
+
+def test_a_document_that_directs_nothing_is_refused(pack: Path) -> None:
+    edit(pack, "recommendations: recommendations.jsonl\n", "")
+    (pack.parent / "guideline.md").write_text("# Mumbles\nMumbles is common.\n")
+    assert refusal(pack) == f"{pack}: no recommendation was found in its sources"
+
+
+TWO_SOURCES = """sources:
+  - path: second.md
+    title: "Second"
+    version: "2"
+"""
+
+
+@pytest.mark.xfail(strict=True, raises=PackError, reason="ids of sentences do not say which document they are from")
+def test_two_documents_without_a_list(pack: Path) -> None:
+    edit(pack, "recommendations: recommendations.jsonl\n", "")
+    edit(pack, "sources:\n", TWO_SOURCES)
+    (pack.parent / "second.md").write_text("## 1. Route\nZolamide should be given by mouth.\n")
+    assert len(extract(Pack.load(pack))) == 4
+
+
+@pytest.mark.xfail(strict=True, raises=PackError, reason="every curated row is looked for in every document")
+def test_two_documents_with_a_list(pack: Path) -> None:
+    edit(pack, "sources:\n", TWO_SOURCES)
+    (pack.parent / "second.md").write_text("## 7. Route\nZolamide should be given by mouth.\n")
+    assert len(extract(Pack.load(pack))) == 3
+
+
+@pytest.mark.xfail(strict=True, raises=PackError, reason="a heading without a number takes the number of another")
+def test_headings_with_and_without_numbers(pack: Path) -> None:
+    edit(pack, "recommendations: recommendations.jsonl\n", "")
+    text = "# Zolamide\n## Summary\nStart early.\n## 1. Dose\nThe dose is 20 mg.\n"
+    (pack.parent / "guideline.md").write_text(text)
+    assert [r.text for r in extract(Pack.load(pack))] == ["Start early.", "The dose is 20 mg."]
+
+
+# Scope terms
+
+
+def test_scope_terms_fall_back_on_the_long_words_of_the_recommendations(pack: Path) -> None:
+    own = Pack.load(pack)
+    terms = scope_terms(own, extract(own))
+    assert terms == ["mumbles", "zolamide", "zlm", "adults", "pregnancy", "receive", "should", "withheld"]
+
+
+def test_scope_terms_of_the_pack_win(pack: Path) -> None:
+    edit(pack, "corpus: corpus", "corpus: corpus\nscope_terms: [Dose*, ZLM]")
+    own = Pack.load(pack)
+    assert scope_terms(own, extract(own)) == ["mumbles", "zolamide", "zlm", "dose*"]

@@ -1,0 +1,330 @@
+"""`guardline demo`: the whole of it on one laptop, with nothing installed but Python.
+
+Trains a model if there is none, opens the embedded broker, starts a real `guardline monitor` as a process of its own,
+publishes whole LLM answers to the input topic and shows what comes back on the others: flags as they arrive, then how
+they agree with the labels of the answers. The demo talks to the worker as any platform would, over Kafka.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import numpy as np
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from monitor.embedded_broker import EmbeddedBroker
+from monitor.errors import ConfigurationError, GuardlineError
+from monitor.package import MANIFEST
+from monitor.records import FlagRecord, VerdictRecord
+from monitor.settings import DEFAULT_MODEL, DEFAULT_RUN
+from monitor.types import Verdict
+from trainer.artifacts import read_json_lines
+from trainer.corpus import MESSAGE_FILES
+
+_CORPUS = Path(__file__).parent / "data" / "corpus"
+_TOPICS = {"llm.outputs": 4, "safety.flags": 1, "safety.review": 1, "safety.verdicts": 1, "safety.deadletter": 1}
+#: Inputs that no platform means to send and every platform sends some day.
+_BROKEN = (b'{"id": "broken-1", "text": ', b'{"id": "broken-2"}', b'{"id": "broken-3", "text": 7}')
+_FLAGS_SHOWN = 7
+_SILENCE = 120.0  # seconds without any event after which something is wrong
+_TENANTS = ("st-anna", "riverside", "medchat")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One labelled LLM answer."""
+
+    id: str
+    text: str
+    label: str
+    spans: tuple[tuple[int, int], ...]
+
+
+@dataclass
+class Tally:
+    """All that has come back."""
+
+    started: float = field(default_factory=time.monotonic)
+    sent: int = 0
+    verdicts: dict[str, VerdictRecord] = field(default_factory=dict)
+    invalid: int = 0
+    flags: list[FlagRecord] = field(default_factory=list)
+    reviews: int = 0
+    dead: dict[str, int] = field(default_factory=dict)
+    latencies: list[float] = field(default_factory=list)
+    changed: float = field(default_factory=time.monotonic)
+
+    @property
+    def done(self) -> int:
+        """Inputs that got their verdict."""
+        return len(self.verdicts) + self.invalid
+
+    def take(self, record: ConsumerRecord) -> FlagRecord | None:
+        """Count one event; return it when it is a flag."""
+        self.changed = time.monotonic()
+        if record.topic == "safety.flags":
+            flag = FlagRecord.model_validate_json(record.value)
+            self.flags.append(flag)
+            return flag
+        if record.topic == "safety.review":
+            self.reviews += 1
+        elif record.topic == "safety.deadletter":
+            reason = dict(record.headers)["guardline.reason"].decode()
+            self.dead[reason] = self.dead.get(reason, 0) + 1
+        else:
+            verdict = VerdictRecord.model_validate_json(record.value)
+            self.latencies.append(time.time() - verdict.received_at.timestamp())
+            if verdict.message_id is None:
+                self.invalid += 1
+            else:
+                self.verdicts[verdict.message_id] = verdict
+        return None
+
+
+def load_answers() -> list[Answer]:
+    """Return the labelled answers of the corpus, files interleaved."""
+    rows = [row for file in sorted(_CORPUS.glob(MESSAGE_FILES)) for row in read_json_lines(file)]
+    order = np.random.default_rng(1).permutation(len(rows))
+    return [
+        Answer(r["id"], r["text"], r["label"], tuple((s["start"], s["end"]) for s in r["spans"]))
+        for r in (rows[i] for i in order)
+    ]
+
+
+def _train(console: Console) -> None:
+    console.print("No model yet: training one from the guideline (quick profile, at most six minutes on two cores).\n")
+    result = subprocess.run([sys.executable, "-m", "monitor", "train", "--profile", "quick"], check=False)
+    if result.returncode:
+        raise GuardlineError("training failed; the lines above say why")
+    console.print()
+
+
+@asynccontextmanager
+async def _worker(bootstrap: str, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run `guardline monitor` against the embedded broker; end it with SIGTERM, as a platform would."""
+    environment = {
+        **os.environ,
+        "GUARDLINE_KAFKA_BOOTSTRAP": bootstrap,
+        "GUARDLINE_MODEL": str(DEFAULT_MODEL),
+        "GUARDLINE_SCORER": "onnx",
+        "GUARDLINE_STORE": "memory",
+        "GUARDLINE_EMIT_VERDICTS": "true",
+        # Small chunks: a watcher sees flags as they are found, not in bursts.
+        "GUARDLINE_CHUNK_RECORDS": "8",
+    }
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as file:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "monitor", "monitor", env=environment, stdout=file, stderr=file,
+            start_new_session=True,  # Ctrl-C is for the demo, which then stops the worker in order
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    async with asyncio.timeout(60):
+                        await process.wait()
+                except TimeoutError:
+                    process.kill()
+
+
+async def _publish(
+    producer: AIOKafkaProducer, answers: Sequence[Answer], rate: float, tally: Tally, *, once: bool
+) -> None:
+    """Publish the answers, `rate` a second, over and over unless `once`; a few broken records among them."""
+    round_ = 0
+    while True:
+        for i, answer in enumerate(answers):
+            identifier = answer.id if round_ == 0 else f"{answer.id}#{round_}"
+            record = {
+                "id": identifier,
+                "text": answer.text,
+                "tenant": _TENANTS[i % len(_TENANTS)],
+                "model": "recorded",
+                "conversation_id": f"c-{i // 2}-{round_}",
+            }
+            await producer.send("llm.outputs", json.dumps(record).encode(), key=str(record["conversation_id"]).encode())
+            tally.sent += 1
+            if i % (len(answers) // len(_BROKEN)) == 50:
+                await producer.send("llm.outputs", _BROKEN[i * len(_BROKEN) // len(answers)])
+                tally.sent += 1
+            await asyncio.sleep(1 / rate)
+        round_ += 1
+        if once:
+            await producer.flush()
+            return
+
+
+def _in_context(flag: FlagRecord, text: str, around: int = 60) -> Text:
+    """Return the statement, highlighted, with some of the answer around it."""
+    before, after = text[max(0, flag.start - around) : flag.start], text[flag.end : flag.end + around]
+    return Text.assemble(
+        ("…" if flag.start > around else "", "dim"),
+        (before.replace("\n", " "), "dim"),
+        (text[flag.start : flag.end], "bold red"),
+        (after.replace("\n", " "), "dim"),
+        ("…" if flag.end + around < len(text) else "", "dim"),
+    )
+
+
+def _flag_table(flags: Sequence[FlagRecord], texts: dict[str, str], title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", expand=True, show_lines=True)
+    table.add_column("answer", no_wrap=True)
+    table.add_column("statement", ratio=5)
+    table.add_column("score", justify="right")
+    table.add_column("breaks this recommendation", ratio=4)
+    for flag in flags:
+        evidence = flag.evidence
+        table.add_row(
+            flag.message_id,
+            _in_context(flag, texts[flag.message_id.split("#")[0]]),
+            f"{flag.score:.2f}\n[dim]{flag.category}[/dim]",
+            Text.assemble((f"{evidence.recommendation}", "bold"), f"\n{evidence.text}"),
+        )
+    return table
+
+
+def _screen(tally: Tally, texts: dict[str, str], total: int | None) -> RenderableType:
+    seconds = time.monotonic() - tally.started
+    of = f" of {total}" if total else ""
+    line = (
+        f"{tally.done}{of} answers screened, {len(tally.flags)} flags, {tally.reviews} for review, "
+        f"{sum(tally.dead.values())} dead letters, {tally.done / max(seconds, 1e-6):.0f} answers/s"
+    )
+    return Group(_flag_table(tally.flags[-_FLAGS_SHOWN:], texts), Text(line, style="bold"))
+
+
+async def _watch(
+    consumer: AIOKafkaConsumer,
+    process: asyncio.subprocess.Process,
+    tally: Tally,
+    texts: dict[str, str],
+    total: int | None,
+    console: Console,
+    log: Path,
+) -> None:
+    """Show events until `total` inputs have their verdict, for ever without a total."""
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while total is None or tally.done < total:
+            batch = await consumer.getmany(timeout_ms=200)
+            for record in (r for records in batch.values() for r in records):
+                flag = tally.take(record)
+                if flag is not None and not console.is_terminal:
+                    console.print(_flag_table([flag], texts))
+            if console.is_terminal:
+                live.update(_screen(tally, texts, total), refresh=True)
+            if process.returncode is not None:
+                raise GuardlineError(f"the worker ended with exit code {process.returncode}; see {log}")
+            if time.monotonic() - tally.changed > _SILENCE:
+                raise GuardlineError(f"nothing came back for {_SILENCE:.0f} s; see {log}")
+
+
+def _agreement(answers: Sequence[Answer], tally: Tally) -> Table:
+    """Return how the verdicts of whole answers agree with their labels."""
+    table = Table(title="Verdicts of whole answers against their labels", title_justify="left")
+    for column in ("label", *(v.value for v in Verdict if v is not Verdict.INVALID), "all"):
+        table.add_column(column, justify="left" if column == "label" else "right")
+    for label in ("unsafe", "safe", "out_of_scope"):
+        verdicts = [tally.verdicts[a.id].verdict for a in answers if a.label == label and a.id in tally.verdicts]
+        counts = [sum(v is kind for v in verdicts) for kind in Verdict if kind is not Verdict.INVALID]
+        table.add_row(label, *(str(c) if c else "" for c in counts), str(len(verdicts)))
+    return table
+
+
+def _summary(answers: Sequence[Answer], tally: Tally, log: Path, console: Console) -> None:
+    statements = sum(sum(v.counts.values()) for v in tally.verdicts.values())
+    spans = {a.id: a.spans for a in answers}
+    found = sum(
+        any(f.message_id == id_ and f.start < end and start < f.end for f in tally.flags)
+        for id_, own in spans.items()
+        for start, end in own
+    )
+    on_span = sum(
+        any(f.start < end and start < f.end for start, end in spans.get(f.message_id, ())) for f in tally.flags
+    )
+    marked = sum(len(s) for s in spans.values())
+    p50, p95, p99 = np.percentile(tally.latencies, [50, 95, 99]) if tally.latencies else (np.nan,) * 3
+    dead = ", ".join(f"{n} {reason}" for reason, n in sorted(tally.dead.items())) or "none"
+    lines = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("answers", f"{tally.done} screened of {tally.sent} sent; dead letters: {dead}"),
+        ("statements", f"{statements}; {len(tally.flags)} flagged, {tally.reviews} sent to review"),
+        ("marked errors", f"{found} of {marked} flagged; {on_span} of {len(tally.flags)} flags lie on a marked error"),
+        ("latency", f"median {p50:.2f} s, 95% under {p95:.2f} s, 99% under {p99:.2f} s (publish to verdict)"),
+        ("model package", str(DEFAULT_MODEL)),
+        ("report", str(DEFAULT_RUN / "evaluation" / "report.html")),
+        ("worker's log", str(log)),
+    ):
+        lines.add_row(f"[bold]{name}[/bold]", value)
+    console.print(_agreement(answers, tally))
+    console.print(Panel(lines, title="Summary", title_align="left", expand=False))
+    console.print('Next: guardline check "Remdesivir is given as a 400 mg loading dose on day 1."')
+
+
+async def _run(console: Console, rate: float, *, once: bool) -> None:
+    answers = load_answers()
+    texts = {a.id: a.text for a in answers}
+    log = DEFAULT_RUN / "demo" / "worker.log"
+    tally = Tally()
+    with EmbeddedBroker(topics=_TOPICS) as broker:
+        consumer = AIOKafkaConsumer(
+            *[t for t in _TOPICS if t != "llm.outputs"],
+            bootstrap_servers=broker.bootstrap,
+            auto_offset_reset="earliest",
+        )
+        producer = AIOKafkaProducer(bootstrap_servers=broker.bootstrap, acks="all")
+        async with _worker(broker.bootstrap, log) as process, producer, consumer:
+            total = len(answers) + len(_BROKEN) if once else None
+            console.print(f"Screening {len(answers)} LLM answers from topic llm.outputs, {rate:.0f} a second. Flags:")
+            publishing = asyncio.create_task(_publish(producer, answers, rate, tally, once=once))
+            try:
+                await _watch(consumer, process, tally, texts, total, console, log)
+                await publishing
+            except asyncio.CancelledError:
+                console.print("Stopping.")  # Ctrl-C: the summary of what was seen follows
+            finally:
+                publishing.cancel()
+    if console.is_terminal:
+        console.print(_flag_table(tally.flags[-_FLAGS_SHOWN:], texts, "The last flags"))
+    _summary(answers, tally, log, console)
+    if process.returncode != 0:
+        raise GuardlineError(f"the worker ended with exit code {process.returncode}; see {log}")
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="End by itself when every answer has its verdict; else until Ctrl-C.")
+@click.option(
+    "--rate", type=click.FloatRange(min=0.1), default=25.0, show_default=True, help="Answers published a second."
+)
+def command(once: bool, rate: float) -> None:
+    """Train a model if there is none, then screen a stream of LLM answers live.
+
+    Uses the embedded Kafka broker, ONNX Runtime in-process and the in-memory store: no service needs to be installed.
+    """
+    console = Console()
+    if not (DEFAULT_MODEL / MANIFEST).exists():
+        _train(console)
+    if not load_answers():
+        raise ConfigurationError(f"{_CORPUS}: no answers there to screen")
+    try:
+        asyncio.run(_run(console, rate, once=once))
+    except KeyboardInterrupt:
+        console.print("Stopped.")

@@ -1,0 +1,82 @@
+"""Rule-made hard negatives: a safe statement with one of its recommendation's numbers changed.
+
+A language model writes few wrong numbers for each right one; a stream of answers has all of them. An edit is made only
+where the number stands in the recommendation too, with the same unit, so that ages, weights and saturations of a
+vignette stay as they are. Used to train the encoder, never to fit heads, calibrate or evaluate.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from trainer.types import Difficulty, Example, Label, Recommendation
+
+_QUANTITY = re.compile(
+    r"(?<![\w.,/-])(?P<number>\d+(?:\.\d+)?)(?P<gap>[ -]?)"
+    r"(?P<unit>mg/kg|mg|kg|ml/min|ml|days?|hours?|minutes?|min|times|%|h\b|d\b)(?![\w/])",
+    re.IGNORECASE,
+)
+_UNITS = {"day": "days", "d": "days", "hour": "hours", "h": "hours", "minute": "minutes", "min": "minutes"}
+#: What a number turns into, besides the other numbers that the guideline gives with the same unit.
+_FACTORS = (0.5, 2.0, 3.0, 0.25, 1.5)
+
+
+def _unit(text: str) -> str:
+    lower = text.lower()
+    return _UNITS.get(lower, lower)
+
+
+def _quantities(text: str) -> list[tuple[float, str, re.Match[str]]]:
+    return [(float(m["number"]), _unit(m["unit"]), m) for m in _QUANTITY.finditer(text)]
+
+
+def _plain(number: float) -> str:
+    return f"{number:g}"
+
+
+def number_edits(
+    examples: Sequence[Example], recommendations: Sequence[Recommendation], rng: random.Random
+) -> list[Example]:
+    """Return at most one edit of each safe example: same family and recommendation, unsafe, hard.
+
+    The text differs from its parent in one number, and that number is none that the recommendation gives.
+    """
+    allowed: dict[str, set[tuple[float, str]]] = {}
+    by_unit: dict[str, set[float]] = defaultdict(set)
+    for recommendation in recommendations:
+        own = {(number, unit) for number, unit, _ in _quantities(recommendation.text)}
+        allowed[recommendation.id] = own
+        for number, unit in own:
+            by_unit[unit].add(number)
+    edits = []
+    for example in examples:
+        if example.label is not Label.SAFE:
+            continue
+        own = allowed[str(example.recommendation)]
+        targets = [q for q in _quantities(example.text) if (q[0], q[1]) in own]
+        if not targets:
+            continue
+        number, unit, match = rng.choice(targets)
+        wrong = by_unit[unit] | {number * factor for factor in _FACTORS}
+        wrong -= {n for n, u in own if u == unit}
+        if unit in ("days", "times"):
+            wrong = {float(round(n)) for n in wrong if round(n) > 0} - {n for n, u in own if u == unit}
+        if not wrong:
+            continue
+        changed = _plain(rng.choice(sorted(wrong)))
+        text = example.text[: match.start("number")] + changed + example.text[match.end("number") :]
+        edits.append(
+            replace(
+                example,
+                id=f"{example.id}-edit",
+                text=text,
+                label=Label.UNSAFE,
+                difficulty=Difficulty.HARD,
+                style="edit",
+            )
+        )
+    return edits
