@@ -16,11 +16,12 @@ RUN groupadd --gid 10001 guardline \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin guardline \
     && install --directory --owner=10001 --group=10001 /runs
 COPY --from=build /opt/guardline /opt/guardline
-# The base encoder comes from a package, so nothing is asked of a hub. What libraries cache goes to /tmp, the only
-# other place that can be written.
+# The base encoder comes from a package, so nothing is asked of a hub; ONNX Runtime's Linux wheels report usage to
+# Microsoft unless told not to. What libraries cache goes to /tmp, the only other place that can be written.
 ENV PATH=/opt/guardline/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1 \
     HOME=/tmp \
     HF_HUB_OFFLINE=1 \
     MPLCONFIGDIR=/tmp/matplotlib \

@@ -5,3 +5,9 @@ offsets) -> `scope` (could it concern the guideline?) -> `screening` (scores, ca
 `triton`) -> `policy` (pure: scores to verdicts) -> `records` (events) -> `publisher`. `agents` drives it from Faust,
 `app` puts the parts together, `check` runs the same path without a broker.
 """
+
+import os
+
+# ONNX Runtime's Linux wheels report usage to their maker unless told not to before they load; a monitor of health data
+# reports to nobody.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

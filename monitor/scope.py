@@ -15,8 +15,10 @@ from functools import cache
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 # The languages that medical chat most often comes in. A closed list makes the identifier surer of each.
-_LANGUAGES = ("en", "ar", "cs", "da", "de", "el", "es", "fa", "fi", "fr", "he", "hi", "hu", "id", "it", "ja", "ko", "nl", "no",
-    "pl", "pt", "ro", "ru", "sv", "th", "tr", "uk", "vi", "zh")  # fmt: skip
+_LANGUAGES = (
+    "en", "ar", "cs", "da", "de", "el", "es", "fa", "fi", "fr", "he", "hi", "hu", "id", "it", "ja", "ko", "nl",
+    "no", "pl", "pt", "ro", "ru", "sv", "th", "tr", "uk", "vi", "zh",
+)  # fmt: skip
 #: Below this probability a foreign language is not believed. No false alarm on the 8,180 English corpus rows.
 _LANGUAGE_CONFIDENCE = 0.9
 #: Shorter texts are too short to tell ("RDV 200 mg IV").

@@ -31,10 +31,12 @@ _STOP = re.compile(r"[.!?\u2026]+[\"'\u2019\u201d)\]*_`\u00bb]*(?=\s)|[\u3002\uf
 _STARTS_SENTENCE = re.compile(r"[\"'\u2018\u201c(\[*_`\u00ab\u00bf\u00a1]*(?:[^\W_a-z]|[a-z]{1,3}[A-Z])")
 _LAST_WORD = re.compile(r"[^\s(\[\"'\u201c*_]+$")
 _ABBREVIATIONS = frozenset(
-    {"al", "approx", "avg", "ca", "cf", "dr", "e.g", "ed", "eds", "est", "excl", "fig", "figs", "i.e", "inc", "incl", "ltd",
-     "max", "min", "mr", "mrs", "ms", "no", "nos", "p", "pp", "prof", "ref", "refs", "resp", "sec", "st", "tab", "v", "vol",
-     "vs", "b.i.d", "i.m", "i.v", "iv", "p.o", "q.d", "s.c", "t.i.d", "u.k", "u.s", "jan", "feb", "mar", "apr", "jun",
-     "jul", "aug", "sep", "sept", "oct", "nov", "dec"}
+    {
+        "al", "approx", "avg", "ca", "cf", "dr", "e.g", "ed", "eds", "est", "excl", "fig", "figs", "i.e", "inc", "incl",
+        "ltd", "max", "min", "mr", "mrs", "ms", "no", "nos", "p", "pp", "prof", "ref", "refs", "resp", "sec", "st",
+        "tab", "v", "vol", "vs", "b.i.d", "i.m", "i.v", "iv", "p.o", "q.d", "s.c", "t.i.d", "u.k", "u.s", "jan", "feb",
+        "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec",
+    }
 )  # fmt: skip
 # These end sentences too ("in the U.S. It is...", "given i.v. The dose"), so a capital after them decides.
 _MAY_END = frozenset(

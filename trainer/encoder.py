@@ -188,7 +188,7 @@ def batches(
         # Out-of-scope statements form a pool of their own, one by one: a whole topic would fill a batch.
         family = example.family if example.recommendation else example.id
         families[example.recommendation or ""][family].append(example)
-    pools = {name: list(members.values()) for name, members in sorted(families.items())}
+    pools = {name: list(own.values()) for name, own in sorted(families.items())}
     for pool in pools.values():
         rng.shuffle(pool)
     quota = max(batch_size // recommendations, 1)
@@ -198,9 +198,9 @@ def batches(
         for name in chosen:
             taken = 0
             while pools[name] and taken < quota:
-                family = pools[name].pop()
-                batch += family
-                taken += len(family)
+                members = pools[name].pop()
+                batch += members
+                taken += len(members)
             if not pools[name]:
                 del pools[name]
         yield batch

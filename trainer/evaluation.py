@@ -266,7 +266,9 @@ def plot_bars(rows: Sequence[Metric], metric: str) -> Figure:
         axis.axhline(0.5, color="black", linewidth=0.6, linestyle=":")
         axis.set_ylim(0.3, 1)
     axes[0].set_ylabel(metric)
-    axes[0].legend(frameon=False, fontsize=8, loc="lower left")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, -0.06)
+    )
     return figure
 
 

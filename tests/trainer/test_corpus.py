@@ -1,6 +1,6 @@
 """From recorded completions to splits: the shipped corpus in full, every reason for rejection, no leak between splits."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,15 +47,33 @@ def take(tmp_path: Path, write_lines: Callable[[Path, list[dict]], None]) -> Cal
 def test_every_shipped_row_is_taken(shipped: tuple) -> None:
     _, _, examples, rejected = shipped
     assert rejected == []
-    assert len(examples) == 8180
-    assert sum(e.label is not Label.OUT_OF_SCOPE for e in examples) == 7580
-    assert {e.style for e in examples} == {*"abcdefghjkl", "out_of_scope"}
+    own = [e for e in examples if e.style != "general"]
+    assert len(own) == 8180
+    assert sum(e.label is not Label.OUT_OF_SCOPE for e in own) == 7580
+    assert {e.style for e in own} == {*"abcdefghjkl", "out_of_scope"}
+
+
+def test_shipped_other_topics_are_out_of_scope(shipped: tuple) -> None:
+    others = [e for e in shipped[2] if e.style == "general"]
+    assert Counter(Counter(e.family for e in others).values()) == {24: 80}
+    assert {(e.label, e.recommendation, e.category, e.difficulty) for e in others} == {
+        (Label.OUT_OF_SCOPE, None, None, None)
+    }
+
+
+def test_shipped_ids_are_unique_and_no_text_has_two_labels(shipped: tuple) -> None:
+    examples = shipped[2]
+    assert len({e.id for e in examples}) == len(examples)
+    labels = defaultdict(set)
+    for example in examples:
+        labels[example.text.lower()].add(example.label)
+    assert [text for text, own in labels.items() if len(own) > 1] == []
 
 
 def test_shipped_families_have_a_safe_root_and_one_recommendation(shipped: tuple) -> None:
     _, recommendations, examples, _ = shipped
     by_id = {e.id: e for e in examples}
-    for example in examples:
+    for example in (e for e in examples if e.style != "general"):
         root = by_id[example.family]
         assert root.family == root.id, example.id
         if example.id != root.id:
@@ -86,7 +104,7 @@ def test_shipped_held_out_voices_are_in_test_ood_only(shipped: tuple) -> None:
     assert {style[i] for i in parts[Split.TEST_OOD]} == {"g", "l"}
     for part in (Split.TRAIN, Split.VALIDATION, Split.TEST_ID):
         assert not {style[i] for i in parts[part]} & {"g", "l"}
-        assert {style[i] for i in parts[part]} == {*"abcdefhjk", "out_of_scope"}
+        assert {style[i] for i in parts[part]} == {*"abcdefhjk", "out_of_scope", "general"}
 
 
 def test_shipped_splits_have_the_sizes_that_were_asked_for(shipped: tuple) -> None:
@@ -120,6 +138,35 @@ def test_shipped_splits_are_the_same_every_time_and_another_seed_gives_others(sh
     examples = shipped[2]
     assert split(examples, SplitSettings()) == split(examples, SplitSettings())
     assert split(examples, SplitSettings()) != split(examples, SplitSettings(seed=21))
+
+
+# Other topics
+
+
+def test_other_topics_are_a_sample_of_each_topic(
+    tmp_path: Path, write_lines: Callable[[Path, list[dict]], None]
+) -> None:
+    write_lines(tmp_path / "llm_style_a.jsonl", [SAFE])
+    rows = [{"topic": "gout", "statement": f"Rest **{i}**."} for i in range(1, 100)]
+    write_lines(tmp_path / "general" / "01.jsonl", rows)
+    write_lines(tmp_path / "general" / "02.jsonl", [{"topic": "flu", "statement": None}, *rows[:5], {"topic": 3}])
+    examples, rejected = load(tmp_path, [RECOMMENDATION])
+    others = [e for e in examples if e.id != "a-1"]
+    assert rejected == []
+    assert [e.text for e in others] == [f"Rest {i}." for i in range(3, 75, 3)]
+    assert {(e.label, e.recommendation, e.family, e.style) for e in others} == {
+        (Label.OUT_OF_SCOPE, None, "topic:gout", "general")
+    }
+
+
+@pytest.mark.xfail(strict=True, reason="statements on other topics are not held against the guideline's own")
+def test_a_text_of_another_topic_that_has_another_label_is_rejected(
+    tmp_path: Path, write_lines: Callable[[Path, list[dict]], None]
+) -> None:
+    write_lines(tmp_path / "llm_style_a.jsonl", [SAFE])
+    write_lines(tmp_path / "general" / "01.jsonl", [{"topic": "gout", "statement": "Give 20 mg."}] * 3)
+    examples, _ = load(tmp_path, [RECOMMENDATION])
+    assert len({e.label for e in examples}) == 1 or examples == []
 
 
 # What is rejected, and why

@@ -9,8 +9,11 @@ import json
 import os
 
 import numpy as np
-import onnxruntime
 import triton_python_backend_utils as pb_utils
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library loads
+
+import onnxruntime  # noqa: E402
 
 
 class TritonPythonModel:

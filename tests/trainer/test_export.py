@@ -1,0 +1,348 @@
+"""The ONNX graph against torch, Triton's configuration, and a manifest that refuses what does not fit."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from google.protobuf import text_format
+from rich.progress import Progress
+from tritonclient.grpc import model_config_pb2
+
+from monitor.errors import ConfigurationError, ModelMismatch
+from monitor.package import INPUTS, OUT_OF_SCOPE, OUTPUTS, SCHEMA_VERSION, ModelPackage, sha256_file
+from trainer import classifier, export
+from trainer.artifacts import RunFolder, digest, read_rows
+from trainer.classifier import Classifier, JointHead
+from trainer.encoder import Embedder, load_pretrained, load_trained
+from trainer.errors import ParityError
+from trainer.export import MAX_BATCH, ServedEncoder, parity, to_onnx, triton_config
+from trainer.guidelines import scope_terms
+from trainer.types import Recommendation
+
+HIDDEN = 32
+
+
+def joint(seed: int = 1, rules: int = 3) -> JointHead:
+    rng = np.random.default_rng(seed)
+    return JointHead(3 * rng.normal(size=(2 * rules, HIDDEN)), rng.normal(size=2 * rules), slope=0.7, intercept=-0.3)
+
+
+@pytest.fixture(scope="module")
+def served(tiny_bert: Path) -> tuple[ServedEncoder, Any]:
+    model, tokenizer = load_pretrained(str(tiny_bert))
+    return ServedEncoder(model, joint()).eval(), tokenizer
+
+
+@pytest.fixture(scope="module")
+def graph(served: tuple, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    to_onnx(served[0], path)
+    return path
+
+
+@pytest.fixture
+def package(tmp_path: Path, toy_run: SimpleNamespace) -> Path:
+    """A copy of the toy run's package, to be spoilt."""
+    return Path(shutil.copytree(toy_run.folder.package, tmp_path / "package"))
+
+
+def rewrite(package: Path, change: Callable[[dict], None]) -> None:
+    manifest = json.loads((package / "manifest.json").read_text())
+    change(manifest)
+    (package / "manifest.json").write_text(json.dumps(manifest))
+
+
+# The graph
+
+
+def run_graph(path: Path, ids: torch.Tensor, mask: torch.Tensor) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(list(OUTPUTS), dict(zip(INPUTS, (ids.numpy(), mask.numpy()), strict=True)))
+
+
+def test_the_graph_has_the_tensors_of_the_contract(graph: Path) -> None:
+    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    assert [(i.name, i.type, len(i.shape)) for i in session.get_inputs()] == [
+        ("input_ids", "tensor(int64)", 2),
+        ("attention_mask", "tensor(int64)", 2),
+    ]
+    assert [(o.name, o.type, len(o.shape)) for o in session.get_outputs()] == [
+        ("sentence_embedding", "tensor(float)", 2),
+        ("p_unsafe", "tensor(float)", 1),
+    ]
+    assert session.get_outputs()[0].shape[1] == HIDDEN
+    assert all(isinstance(d, str) for i in session.get_inputs() for d in i.shape)  # dynamic
+    assert [p.name for p in graph.parent.iterdir()] == ["model.onnx"]  # weights inside
+
+
+@pytest.mark.parametrize(("batch", "tokens"), [(1, 2), (1, 9), (5, 40), (64, 3), (130, 17)])
+def test_the_graph_equals_torch(served: tuple, graph: Path, batch: int, tokens: int) -> None:
+    model, _ = served
+    rng = np.random.default_rng(batch)
+    ids = torch.from_numpy(rng.integers(5, 100, size=(batch, tokens)))
+    lengths = torch.from_numpy(rng.integers(1, tokens + 1, size=batch))
+    lengths[0] = tokens
+    mask = (torch.arange(tokens)[None] < lengths[:, None]).long()
+    ids = ids * mask
+    with torch.inference_mode():
+        expected = model(ids, mask)
+    for a, b in zip(expected, run_graph(graph, ids, mask), strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(b, a.numpy(), atol=1e-4)
+
+
+def test_the_graph_does_not_read_padding(graph: Path) -> None:
+    ids = torch.tensor([[2, 20, 30, 3, 0, 0], [2, 20, 30, 3, 50, 60]])
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0]] * 2)
+    embeddings, p = run_graph(graph, ids, mask)
+    np.testing.assert_allclose(embeddings[0], embeddings[1], atol=1e-5)
+    alone = run_graph(graph, ids[:1, :4], mask[:1, :4])
+    np.testing.assert_allclose(alone[0][0], embeddings[0], atol=1e-5)
+    np.testing.assert_allclose(alone[1][0], p[0], atol=1e-5)
+
+
+def test_the_graph_gives_calibrated_probabilities_of_its_embedding(graph: Path) -> None:
+    ids = torch.randint(5, 100, (9, 12), generator=torch.Generator().manual_seed(1))
+    embeddings, p = run_graph(graph, ids, torch.ones_like(ids))
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(p, joint().p_unsafe(embeddings), atol=1e-5)
+    assert p.std() > 0.01
+
+
+def test_parity_of_the_own_graph(served: tuple, graph: Path) -> None:
+    model, tokenizer = served
+    assert 0 <= parity(model, graph, tokenizer, 64) < 1e-4
+
+
+def test_parity_refuses_the_graph_of_another_model(served: tuple, graph: Path) -> None:
+    model, tokenizer = served
+    with pytest.raises(ParityError, match="differs from the trained model"):
+        parity(ServedEncoder(model.encoder, joint(seed=2)), graph, tokenizer, 64)
+    with pytest.raises(ParityError):
+        parity(ServedEncoder(model.encoder, replace(joint(), intercept=-0.29)), graph, tokenizer, 64)
+
+
+@pytest.mark.xfail(strict=True, reason="max(0.0, nan) is 0.0, so a graph that gives NaN passes")
+def test_parity_refuses_what_is_no_number(served: tuple, graph: Path) -> None:
+    model, tokenizer = served
+    with pytest.raises(ParityError, match="nan"):
+        parity(ServedEncoder(model.encoder, replace(joint(), intercept=float("nan"))), graph, tokenizer, 64)
+
+
+@pytest.mark.xfail(strict=True, reason="the fused rotary embedding takes batches of one only")
+def test_another_architecture_exports_too(tiny_modernbert: Path, tmp_path: Path) -> None:
+    model, tokenizer = load_pretrained(str(tiny_modernbert))
+    served = ServedEncoder(model, joint()).eval()
+    to_onnx(served, tmp_path / "model.onnx")
+    assert parity(served, tmp_path / "model.onnx", tokenizer, 200) < 1e-4
+
+
+# Triton
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_triton_config(gpu: bool) -> None:
+    config = text_format.Parse(triton_config(384, gpu=gpu), model_config_pb2.ModelConfig())
+    group = model_config_pb2.ModelInstanceGroup
+    assert config.name == "encoder"
+    assert config.backend == ("onnxruntime" if gpu else "python")
+    assert config.max_batch_size == MAX_BATCH
+    assert [(g.kind, g.count) for g in config.instance_group] == [(group.KIND_GPU if gpu else group.KIND_CPU, 1)]
+    assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [
+        (name, model_config_pb2.TYPE_INT64, [-1]) for name in INPUTS
+    ]
+    assert [(o.name, o.data_type, list(o.dims)) for o in config.output] == [
+        ("sentence_embedding", model_config_pb2.TYPE_FP32, [384]),
+        ("p_unsafe", model_config_pb2.TYPE_FP32, [1]),
+    ]
+    assert not config.output[0].HasField("reshape")
+    assert config.output[1].HasField("reshape")
+    assert list(config.output[1].reshape.shape) == []
+    assert config.HasField("dynamic_batching") is gpu
+
+
+def test_the_package_is_a_triton_repository(toy_run: SimpleNamespace) -> None:
+    root = toy_run.folder.package
+    assert sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()) == [
+        "encoder/1/model.onnx",
+        "encoder/1/model.py",
+        "encoder/config.pbtxt",
+        "encoder/configs/cpu.pbtxt",
+        "manifest.json",
+        "tokenizer.json",
+    ]
+    for name, backend in (("config.pbtxt", "onnxruntime"), ("configs/cpu.pbtxt", "python")):
+        text = (root / "encoder" / name).read_text()
+        config = text_format.Parse(text, model_config_pb2.ModelConfig())
+        assert (config.backend, list(config.output[0].dims)) == (backend, [HIDDEN])
+    onnx.checker.check_model(str(root / "encoder" / "1" / "model.onnx"))
+    compile((root / "encoder" / "1" / "model.py").read_text(), "model.py", "exec")
+
+
+# The manifest
+
+
+def test_the_manifest_says_what_was_trained(toy_run: SimpleNamespace, tiny_bert: Path) -> None:
+    package = ModelPackage.load(toy_run.folder.package)
+    manifest = package.manifest
+    fitted = classifier.load(toy_run.folder)
+    rows = read_rows(toy_run.folder.recommendations, Recommendation)
+    assert (manifest.schema_version, manifest.name) == (SCHEMA_VERSION, "mumbles-zolamide")
+    assert (manifest.encoder.base, manifest.encoder.dimension) == (str(tiny_bert), HIDDEN)
+    assert manifest.encoder.max_length == toy_run.settings.encoder.max_length
+    assert (manifest.thresholds.unsafe, manifest.thresholds.review) == (fitted.unsafe, fitted.review)
+    assert manifest.thresholds.in_scope == fitted.in_scope
+    assert (manifest.calibration.slope, manifest.calibration.intercept) == (fitted.joint.slope, fitted.joint.intercept)
+    assert [(r.id, r.section, r.text) for r in manifest.recommendations] == [(r.id, r.section, r.text) for r in rows]
+    assert manifest.scope.terms == scope_terms(toy_run.pack, rows)
+    assert (manifest.guideline.version, str(manifest.guideline.valid_from)) == ("2026-01", "2026-01-01")
+    assert manifest.guideline.sha256 == digest(toy_run.folder.recommendations)
+    assert manifest.corpus.sha256 == digest(toy_run.folder.statements)
+    assert manifest.corpus.statements == len(toy_run.folder.statements.read_text().splitlines())
+    assert manifest.alignment == fitted.alignment
+    assert manifest.category == fitted.category
+    assert package.reference.version == manifest.version
+
+
+def test_the_manifest_has_the_embedding_of_each_recommendation(toy_run: SimpleNamespace) -> None:
+    manifest = ModelPackage.load(toy_run.folder.package).manifest
+    own = Embedder(*load_trained(toy_run.folder), max_length=manifest.encoder.max_length, sub_batch=1)
+    expected = own.embed([r.text for r in manifest.recommendations])
+    np.testing.assert_allclose([r.embedding for r in manifest.recommendations], expected, atol=1e-5)
+
+
+def test_the_manifest_has_a_digest_of_every_other_file(toy_run: SimpleNamespace) -> None:
+    root = toy_run.folder.package
+    files = ModelPackage.load(root).manifest.files
+    expected = {p.relative_to(root).as_posix(): sha256_file(p) for p in root.rglob("*") if p.is_file()}
+    del expected["manifest.json"]
+    assert files == expected
+
+
+@pytest.mark.parametrize("name", ["encoder/1/model.onnx", "tokenizer.json", "encoder/configs/cpu.pbtxt"])
+def test_a_package_with_another_file_is_refused(package: Path, name: str) -> None:
+    with (package / name).open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(ModelMismatch, match=f"{name} is not the file that was exported"):
+        ModelPackage.load(package)
+
+
+def test_a_package_without_a_file_is_refused(package: Path) -> None:
+    (package / "encoder" / "1" / "model.onnx").unlink()
+    with pytest.raises(ModelMismatch, match="encoder/1/model.onnx is missing"):
+        ModelPackage.load(package)
+
+
+def test_a_folder_without_manifest_is_no_package(package: Path) -> None:
+    (package / "manifest.json").unlink()
+    with pytest.raises(ConfigurationError, match="no model package"):
+        ModelPackage.load(package)
+
+
+def shorter(head: str) -> Callable[[dict], None]:
+    return lambda m: m[head].update(weights=[row[:-1] for row in m[head]["weights"]])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda m: m.update(schema_version=SCHEMA_VERSION + 1), f"manifest schema {SCHEMA_VERSION + 1}"),
+        (lambda m: m.pop("thresholds"), "thresholds: Field required"),
+        (lambda m: m["thresholds"].update(unsafe=1.5), "thresholds.unsafe: "),
+        (lambda m: m["encoder"].update(dimension=0), "encoder.dimension: "),
+        (shorter("alignment"), f"alignment head is not 4 classes by {HIDDEN} dimensions"),
+        (shorter("category"), f"category head is not 3 classes by {HIDDEN} dimensions"),
+        (lambda m: m["category"]["bias"].pop(), "category head"),
+        (lambda m: m["alignment"]["weights"].pop(), "alignment head"),
+        (lambda m: m["recommendations"].pop(), f"classes are not the recommendations and {OUT_OF_SCOPE}"),
+        (lambda m: m["alignment"].update(classes=["a", "b", "c", "d"]), "alignment's classes"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(package: Path, change: Callable[[dict], None], says: str) -> None:
+    rewrite(package, change)
+    with pytest.raises(ModelMismatch) as caught:
+        ModelPackage.load(package)
+    assert says in str(caught.value)
+    assert str(package) in str(caught.value)
+
+
+def test_a_manifest_that_is_no_json_is_refused(package: Path) -> None:
+    (package / "manifest.json").write_text('{"schema_version": 1,')
+    with pytest.raises(ModelMismatch, match="manifest.json"):
+        ModelPackage.load(package)
+
+
+def test_unknown_fields_of_a_manifest_pass(package: Path) -> None:
+    before = ModelPackage.load(package).manifest
+    rewrite(package, lambda m: m.update(colour="red"))
+    assert ModelPackage.load(package).manifest == before
+
+
+# The stage
+
+
+@pytest.fixture
+def export_again(tmp_path: Path, toy_run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunFolder]:
+    """Return a function that runs the stage on a copy of the toy run; the graph is the toy run's, to save time."""
+    folder = RunFolder(Path(shutil.copytree(toy_run.folder.root, tmp_path / "run")))
+    source = toy_run.folder.package / "encoder" / "1" / "model.onnx"
+    monkeypatch.setattr(export, "to_onnx", lambda model, path: shutil.copy(source, path))
+
+    def run(fitted: Classifier | None = None, embedder: Embedder | None = None) -> RunFolder:
+        model, tokenizer = load_trained(folder)
+        own = embedder or Embedder(model, tokenizer, max_length=64, sub_batch=8)
+        rows = read_rows(folder.recommendations, Recommendation)
+        fitted = fitted or classifier.load(folder)
+        with Progress(disable=True) as progress:
+            export.run(toy_run.pack, rows, own, tokenizer, fitted, folder, "base", 64, progress)
+        return folder
+
+    return run
+
+
+
+
+def test_a_failed_export_leaves_no_rubbish(
+    export_again: Callable, toy_run: SimpleNamespace, tmp_path: Path
+) -> None:
+    before = digest(tmp_path / "run")
+    fitted = classifier.load(toy_run.folder)
+    with pytest.raises(ParityError):
+        export_again(replace(fitted, joint=replace(fitted.joint, slope=fitted.joint.slope + 3, intercept=2.0)))
+    assert digest(tmp_path / "run") == before
+
+
+def test_the_stage_replaces_the_package(export_again: Callable, tmp_path: Path) -> None:
+    (tmp_path / "run" / "package" / "left-over").write_text("x")
+    folder = export_again()
+    assert not (folder.package / "left-over").exists()
+    assert ModelPackage.load(folder.package).manifest.encoder.base == "base"
+    assert [p.name for p in folder.root.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.xfail(strict=True, reason="the version is a digest of the files, which hold no thresholds and no heads")
+def test_other_thresholds_or_heads_are_another_version(export_again: Callable, toy_run: SimpleNamespace) -> None:
+    fitted = classifier.load(toy_run.folder)
+    versions = {ModelPackage.load(export_again(fitted).package).reference.version}
+    versions.add(ModelPackage.load(export_again(replace(fitted, unsafe=0.77)).package).reference.version)
+    bias = [b + 1 for b in fitted.alignment.bias]
+    other = replace(fitted, alignment=fitted.alignment.model_copy(update={"bias": [*bias[:-1], 0.0]}))
+    versions.add(ModelPackage.load(export_again(other).package).reference.version)
+    assert len(versions) == 3
+
+
+@pytest.mark.xfail(strict=True, reason="the encoder is moved and cast in place: on a GPU the embedder then fails")
+def test_the_stage_leaves_the_embedder_as_it_was(export_again: Callable, toy_run: SimpleNamespace) -> None:
+    model, tokenizer = load_trained(toy_run.folder)
+    own = Embedder(model.double(), tokenizer, max_length=64, sub_batch=8)
+    export_again(embedder=own)
+    assert {p.dtype for p in own.encoder.parameters()} == {torch.float64}
