@@ -95,11 +95,21 @@ class ChunkHandler:
             if isinstance(verdict, InvalidMessage):
                 outcome.append((record, self._invalid(record, verdict, stage="screening")))
             else:
-                outcome.append((record, self._events.of_verdict(record, verdict)))
-                _report(record, verdict, monotonic() - started)
+                outcome.append((record, self._decided(record, verdict, started)))
         await self._publish(outcome)
         await self._mark_done([record for record, _ in outcome])
         metrics.PROCESS_SECONDS.observe(monotonic() - started)
+
+    def _decided(self, record: ConsumerRecord, verdict: MessageVerdict, started: float) -> list[Event]:
+        try:
+            events = self._events.of_verdict(record, verdict)
+        except Exception as error:
+            _log.exception("message_failed", message_id=verdict.message.id)
+            self._failures.count(monotonic())
+            reason = InvalidMessage("processing_error", f"{type(error).__name__} in making its events")
+            return self._invalid(record, reason, stage="events")
+        _report(record, verdict, monotonic() - started)
+        return events
 
     def _invalid(self, record: ConsumerRecord, error: InvalidMessage, *, stage: str) -> list[Event]:
         metrics.MESSAGES.labels("invalid").inc()

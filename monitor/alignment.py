@@ -50,7 +50,7 @@ class Alignment:
             return []
         aligned = self._align.probabilities(scores.embeddings)
         p_none = aligned[:, self._none].copy()
-        aligned[:, self._none] = 0
+        aligned[:, self._none] = -1  # never the best, even when the others underflow to 0
         best = aligned.argmax(axis=1)
         categories = self._category.probabilities(scores.embeddings).argmax(axis=1)
         return [

@@ -89,7 +89,11 @@ class Worker:
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         store = build_store(self._settings)
         screening = build_screening(self._settings, self._package, store)
-        publisher = KafkaPublisher(self._settings.kafka_bootstrap, timeout=self._settings.publish_timeout)
+        publisher = KafkaPublisher(
+            self._settings.kafka_bootstrap,
+            timeout=self._settings.publish_timeout,
+            max_bytes=self._settings.publish_max_bytes,
+        )
         app = build_app(self._settings)
         self._wire(app, screening, store, publisher)
         try:

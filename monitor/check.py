@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from monitor.errors import InvalidMessage
+from monitor.errors import ConfigurationError, InvalidMessage
 from monitor.factory import build_screening
 from monitor.intake import parse
 from monitor.logs import configure
@@ -109,11 +109,18 @@ def _batches(file: BinaryIO) -> Iterator[list[bytes]]:
         yield batch
 
 
+def _writable(target: Path) -> BinaryIO:
+    try:
+        return target.open("wb")
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {target}: {error.strerror}") from error
+
+
 async def _check_file(source: Path, target: Path, screening: Screening, package: ModelPackage) -> None:
     with source.open("rb") as file:
         total = -(-sum(1 for _ in file) // _BATCH)
     progress = Console(stderr=True)
-    with source.open("rb") as lines, target.open("wb") as out:
+    with source.open("rb") as lines, _writable(target) as out:
         for batch in track(_batches(lines), "Checking", total, console=progress, disable=not progress.is_terminal):
             for result in await check_lines(batch, screening, package):
                 out.write(orjson.dumps(result, option=orjson.OPT_APPEND_NEWLINE))
@@ -167,6 +174,8 @@ def command(
     """
     if (text is None) == (source is None) or (source is None) != (target is None):
         raise click.UsageError("give TEXT, or --input together with --output")
+    if source is not None and target is not None and target.exists() and target.samefile(source):
+        raise click.UsageError("--output would overwrite --input")
     settings = load_settings(model=model)
     configure("warning", "console")
     package = ModelPackage.load(settings.model)

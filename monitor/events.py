@@ -82,8 +82,8 @@ class EventFactory:
     def dead_letter(self, record: ConsumerRecord, error: InvalidMessage, *, stage: str, payload: bool = True) -> Event:
         """Return the dead letter: original key, value and headers to the byte, and why, in further headers.
 
-        Without `payload` the value is left out, for records that the broker would refuse again; topic, partition and
-        offset in the headers say where the original is.
+        Without `payload` all that came in is left out, for records that the broker would refuse again; topic, partition
+        and offset in the headers say where the original is.
         """
         reasons = {
             "__connect.errors.topic": record.topic,
@@ -96,8 +96,10 @@ class EventFactory:
             "guardline.reason": error.reason,
             "guardline.payload": "original" if payload else "omitted",
         }
-        headers = tuple(record.headers) + tuple((name, str(value).encode()) for name, value in reasons.items())
-        return Event(self._topics.deadletter, record.key, record.value if payload else None, headers)
+        why = tuple((name, str(value).encode()) for name, value in reasons.items())
+        if not payload:
+            return Event(self._topics.deadletter, None, None, why)
+        return Event(self._topics.deadletter, record.key, record.value, tuple(record.headers) + why)
 
     def _audit(self, record: ConsumerRecord, verdict: MessageVerdict | None, reason: str | None) -> list[Event]:
         if self._topics.verdicts is None:

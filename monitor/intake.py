@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from monitor.errors import InvalidMessage
 from monitor.records import OutputRecord
+from monitor.text import well_formed
 from monitor.types import Message
 
 _BOM = b"\xef\xbb\xbf"
@@ -66,6 +67,8 @@ def parse(payload: bytes | None) -> Message:
     if not isinstance(record, dict):
         raise InvalidMessage("wrong_type", f"record: expected a JSON object, got {type(record).__name__}")
     try:
-        return OutputRecord.model_validate(record).to_message()
+        return OutputRecord.model_validate(
+            {k: well_formed(v) if isinstance(v, str) else v for k, v in record.items()}
+        ).to_message()
     except ValidationError as error:
         raise _first_problem(error) from None

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from monitor.errors import ConfigurationError, ModelMismatch
@@ -209,5 +208,5 @@ class ModelPackage:
             raise ModelMismatch(f"{self.path}: the alignment's classes are not the recommendations and {OUT_OF_SCOPE}")
         for name, head in (("alignment", manifest.alignment), ("category", manifest.category)):
             n, dimension = len(head.classes), manifest.encoder.dimension
-            if np.shape(head.weights) != (n, dimension) or len(head.bias) != n:
+            if [len(row) for row in head.weights] != [dimension] * n or len(head.bias) != n:
                 raise ModelMismatch(f"{self.path}: the {name} head is not {n} classes by {dimension} dimensions")

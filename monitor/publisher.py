@@ -62,10 +62,17 @@ class Publisher(Protocol):
 class KafkaPublisher:
     """Publishes to Kafka."""
 
-    def __init__(self, bootstrap: str, *, timeout: float = 30.0) -> None:
-        """Publish to the brokers at `bootstrap`; after `timeout` seconds without an acknowledgement it says so."""
+    def __init__(self, bootstrap: str, *, timeout: float = 30.0, max_bytes: int = 20_000_000) -> None:
+        """Publish to the brokers at `bootstrap`.
+
+        Args:
+            bootstrap: host:port, separated by commas.
+            timeout: seconds without an acknowledgement after which a log line says so.
+            max_bytes: largest event that is sent at all.
+        """
         self._bootstrap = bootstrap
         self._timeout = timeout
+        self._max_bytes = max_bytes
         self._producer: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
 
@@ -78,9 +85,14 @@ class KafkaPublisher:
                     enable_idempotence=True,
                     acks="all",
                     linger_ms=5,
+                    max_request_size=self._max_bytes,
                     request_timeout_ms=int(self._timeout * 1000),
                 )
-                await producer.start()
+                try:
+                    await producer.start()
+                except BaseException:  # cancelled, too: aiokafka complains of every producer that is left open
+                    await producer.stop()
+                    raise
                 self._producer = producer
             return self._producer
 
@@ -91,7 +103,7 @@ class KafkaPublisher:
         try:
             async with asyncio.timeout(5):
                 await producer.stop()
-        except (KafkaError, TimeoutError) as error:
+        except (KafkaError, OSError) as error:  # a TimeoutError is an OSError
             _log.warning("producer_not_stopped", error=repr(error))
 
     async def _send(self, producer: AIOKafkaProducer, event: Event) -> None:

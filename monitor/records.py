@@ -19,6 +19,8 @@ from monitor.types import Evidence, Message, MessageVerdict, StatementVerdict, V
 #: One message of 10 MB can hold half a million statements. An event lists, and a message raises, no more than this;
 #: the counts of its verdict tell of the rest.
 MAX_STATEMENTS = 200
+#: 9999-12-31: a producer that sends microseconds must not stop the stream.
+_LAST_MILLISECOND = 253_402_300_799_000
 
 #: CloudEvents `type` of each event.
 FLAG_TYPE = "guardline.statement.unsafe"
@@ -95,7 +97,7 @@ class EvidenceRecord(_Event):
 class FlagRecord(_Event):
     """One statement that contradicts the guideline (`unsafe`) or may do so (`review`)."""
 
-    id: str = Field(description="The same for the same message, span and model: drop repeats by it.")
+    id: str = Field(description="The same for the same tenant, message, span and model: drop repeats by it.")
     verdict: Literal["unsafe", "review"]
     message_id: str
     tenant: str | None
@@ -150,7 +152,7 @@ def event_id(*parts: object) -> str:
 
 def timestamp(milliseconds: int) -> datetime:
     """Return a Kafka time stamp (milliseconds since the epoch; -1 for none) as a time."""
-    return datetime.fromtimestamp(max(milliseconds, 0) / 1000, UTC)
+    return datetime.fromtimestamp(min(max(milliseconds, 0), _LAST_MILLISECOND) / 1000, UTC)
 
 
 def flag_record(
@@ -167,7 +169,7 @@ def flag_record(
         raise ValueError("only a judged statement becomes a flag")
     message, span = verdict.message, statement.statement
     return FlagRecord(
-        id=event_id(message.id, span.start, span.end, model.name, model.version),
+        id=event_id(message.tenant or "", message.id, span.start, span.end, model.name, model.version),
         verdict="unsafe" if statement.verdict is Verdict.UNSAFE else "review",
         message_id=message.id,
         tenant=message.tenant,

@@ -63,6 +63,16 @@ class VerdictStore(Protocol):
         ...
 
 
+def _decoded(value: bytes | None) -> StatementScore | None:
+    """Return a remembered score; None where there is none, or one that another version wrote differently."""
+    if value is None:
+        return None
+    try:
+        return StatementScore(**orjson.loads(value))
+    except (TypeError, ValueError):
+        return None
+
+
 class Screening:
     """Screens batches of messages with one model package."""
 
@@ -88,7 +98,8 @@ class Screening:
             metrics.STORE_FAILURES.inc()
             _log.warning("store_unavailable", action="scoring without cache", error=str(error))
             return {}
-        return {t: StatementScore(**orjson.loads(v)) for t, v in zip(texts, values, strict=True) if v is not None}
+        remembered = {text: _decoded(value) for text, value in zip(texts, values, strict=True)}
+        return {text: score for text, score in remembered.items() if score is not None}
 
     async def _remember(self, scores: Mapping[str, StatementScore]) -> None:
         try:

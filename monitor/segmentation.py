@@ -27,8 +27,11 @@ _RULE = re.compile(r"[\s|:=*_~`\-\u2013\u2014+#>]*")
 _NEW_BLOCK = re.compile(
     r"[ \t\u00a0]*(?:[#>|]|[-*+\u2022\u2023\u25e6\u25aa\u25cf\u2043][ \t\u00a0]|\(?(?:\d{1,3}|[A-Za-z])[.)][ \t])"
 )
-_STOP = re.compile(r"[.!?\u2026]+[\"'\u2019\u201d)\]*_`\u00bb]*(?=\s)|[\u3002\uff01\uff1f]|\s\u2022\s")
+_STOP = re.compile(
+    r"(?<![.!?\u2026])[.!?\u2026]++[\"'\u2019\u201d)\]*_`\u00bb]*+(?=\s)|[\u3002\uff01\uff1f]|\s\u2022\s"
+)
 _STARTS_SENTENCE = re.compile(r"[\"'\u2018\u201c(\[*_`\u00ab\u00bf\u00a1]*(?:[^\W_a-z]|[a-z]{1,3}[A-Z])")
+_VISIBLE = re.compile(r"\S")
 _LAST_WORD = re.compile(r"[^\s(\[\"'\u201c*_]+$")
 _ABBREVIATIONS = frozenset(
     {
@@ -54,13 +57,17 @@ def _is_abbreviation(text: str, start: int, stop: int, following: str) -> bool:
         return not following[:1].isupper()
     # A single capital is an initial ("J. Brandt"), except "I" and a letter after a number ("vitamin C.").
     return bare in _ABBREVIATIONS or (
-        len(bare) == 1 and bare.isalpha() and word.group().isupper() and bare != "i" and word.start() == start
+        len(bare) == 1
+        and bare.isalpha()
+        and word.group().isupper()
+        and bare != "i"
+        and not text[start : word.start()].strip()
     )
 
 
 def _blocks(text: str) -> Iterator[tuple[int, int]]:
     """Yield the span of each block: a line, or hard-wrapped lines that go on with the same sentence."""
-    begin = end = -1
+    begin = last = end = -1  # of the block, of its last line, of both
     for line in _LINE.finditer(text):
         content = line.group()
         if _RULE.fullmatch(content):
@@ -71,17 +78,18 @@ def _blocks(text: str) -> Iterator[tuple[int, int]]:
         wrapped = (
             begin >= 0
             and text.count("\n", end, line.start()) <= 1
-            and len(text[begin:end].rsplit("\n", 1)[-1]) >= 50
+            and end - last >= 50
             and text[end - 1] not in ".!?:;|"
             and not _NEW_BLOCK.match(content)
             and content.lstrip()[:1].islower()
         )
         if wrapped:
-            end = line.end()
+            last, end = line.span()
             continue
         if begin >= 0:
             yield begin, end
         begin, end = line.span()
+        last = begin
     if begin >= 0:
         yield begin, end
 
@@ -90,9 +98,10 @@ def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield the span of each sentence of a block."""
     begin = start
     for stop in _STOP.finditer(text, start, end):
-        following = text[stop.end() : min(stop.end() + 16, end)].lstrip()
-        if not following:
+        begins = _VISIBLE.search(text, stop.end(), end)
+        if begins is None:
             break
+        following = text[begins.start() : min(begins.start() + 16, end)]
         plain_stop = stop.group()[0] == "."
         if plain_stop and (
             not (_STARTS_SENTENCE.match(following) or following[0].isdigit())

@@ -26,6 +26,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="GUARDLINE_",
         env_file=".env",
+        env_ignore_empty=True,  # `GUARDLINE_METRICS_PORT=` in a compose file means the default
         extra="ignore",
         frozen=True,
         secrets_dir=_SECRETS if _SECRETS.is_dir() else None,
@@ -76,6 +77,9 @@ class Settings(BaseSettings):
     chunk_records: int = Field(default=64, gt=0, le=512, description="Records of one partition taken at once.")
     chunks_in_flight: int = Field(default=4, gt=0, description="Chunks worked on at once; bounds memory and repeats.")
     drain_timeout: float = Field(default=30, gt=0, description="Seconds to finish what is in flight when stopping.")
+    publish_max_bytes: int = Field(
+        default=20_000_000, gt=0, description="Largest event sent; the broker's message.max.bytes has the last word."
+    )
     publish_timeout: float = Field(default=30, gt=0, description="Seconds to wait for the broker's acknowledgement.")
     attempts: int = Field(default=3, gt=0, description="Tries on a message that fails inside Guardline.")
     failures_per_minute: int = Field(

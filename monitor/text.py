@@ -11,7 +11,8 @@ import re
 import unicodedata
 
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
-_EMPHASIS = re.compile(r"\*\*|__|`|(?<![\w*])\*(?=[^\s*])|(?<=[^\s*])\*(?![\w*])")
+# Runs go whole ("_**_"), so that what is left around them never makes a new one.
+_EMPHASIS = re.compile(r"[*_`]{2,}|`|(?<![\w*])\*(?=[^\s*])|(?<=[^\s*])\*(?![\w*])")
 _WHITE = re.compile(r"\s+")
 # Dashes and quotes have many code points and one meaning; the encoder's vocabulary was learned on the ASCII ones.
 _PLAIN = str.maketrans(
@@ -39,8 +40,9 @@ def normalise(text: str) -> str:
     """Return the text as the model reads it. Idempotent; linear in the length."""
     text = unicodedata.normalize("NFKC", well_formed(text))
     if not text.isascii():
-        text = "".join(map(_visible, text))
+        # Letters that something invisible kept apart from their accents compose now.
+        text = unicodedata.normalize("NFKC", "".join(map(_visible, text)))
     elif not text.isprintable():
         text = "".join(char if char.isprintable() else _visible(char) for char in text)
     text = _EMPHASIS.sub("", text.translate(_PLAIN))
-    return _WHITE.sub(" ", text).strip()
+    return unicodedata.normalize("NFKC", _WHITE.sub(" ", text)).strip()

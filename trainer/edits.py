@@ -38,6 +38,20 @@ def _plain(number: float) -> str:
     return f"{number:g}"
 
 
+def guideline_example(recommendation: Recommendation) -> Example:
+    """Return the recommendation itself as a safe statement."""
+    return Example(
+        id=recommendation.id,
+        text=recommendation.text,
+        label=Label.SAFE,
+        recommendation=recommendation.id,
+        category=None,
+        difficulty=None,
+        family=f"guideline:{recommendation.id}",
+        style="guideline",
+    )
+
+
 def number_edits(
     examples: Sequence[Example], recommendations: Sequence[Recommendation], rng: random.Random
 ) -> list[Example]:

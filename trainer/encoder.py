@@ -29,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from monitor.errors import ConfigurationError
 from trainer.artifacts import RunFolder, fresh_folder
-from trainer.edits import number_edits
+from trainer.edits import guideline_example, number_edits
 from trainer.errors import StageMissing
 from trainer.losses import joint_cross_entropy, supervised_contrastive
 from trainer.settings import DEFAULT_ENCODER, EncoderSettings
@@ -228,6 +228,25 @@ class _Schedule:
         return min((progress + 1 / self._steps) / self._warmup, 1.0, (1 - progress) / (1 - self._warmup))
 
 
+def _epoch(
+    examples: Sequence[Example],
+    recommendations: Sequence[Recommendation],
+    settings: EncoderSettings,
+    rng: random.Random,
+) -> list[Example]:
+    """Return what one epoch sees: the corpus, some of what is out of scope, and the guideline's own words.
+
+    The recommendations themselves are safe statements, and with one number changed unsafe ones, other numbers each
+    epoch: a language model writes few wrong numbers for each right one, a stream of answers has all of them.
+    """
+    outside = [e for e in examples if e.label is Label.OUT_OF_SCOPE]
+    rng.shuffle(outside)
+    own = [guideline_example(r) for r in recommendations]
+    edits = [edit for _ in range(settings.edits_per_recommendation) for edit in number_edits(own, recommendations, rng)]
+    corpus = [e for e in examples if e.label is not Label.OUT_OF_SCOPE]
+    return [*corpus, *outside[: settings.out_of_scope_per_epoch], *own, *edits]
+
+
 def train(
     examples: Sequence[Example],
     recommendations: Sequence[Recommendation],
@@ -264,7 +283,7 @@ def train(
     encoder.train()
     seen, loss_value, started = 0, float("nan"), time.monotonic()
     while schedule.progress < 1:
-        epoch = [*examples, *number_edits(examples, recommendations, rng)]
+        epoch = _epoch(examples, recommendations, settings, rng)
         for batch in batches(
             epoch, batch_size=settings.batch_size, recommendations=settings.recommendations_per_batch, rng=rng
         ):

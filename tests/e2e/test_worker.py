@@ -1,4 +1,4 @@
-"""The streaming worker as a process, on the embedded broker and on a real Kafka, with a real Redis and a real Triton."""
+"""The streaming worker as a process: embedded broker and real Kafka, real Redis, real Triton."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from monitor.events import EventFactory, Topics
 from monitor.memory import MemoryStore
 from monitor.publisher import Event
 from monitor.screening import Screening, VerdictStore
+from monitor.types import MessageVerdict
 from tests.monitor.fakes import (
     OFF_TOPIC,
     REVIEW,
@@ -57,6 +58,7 @@ class Harness:
         *,
         audit: bool = True,
         failures: int = 60,
+        events: type[EventFactory] = EventFactory,
     ) -> None:
         self.scorer = scorer or FakeScorer()
         self.publisher = publisher or RecordingPublisher()
@@ -66,7 +68,7 @@ class Harness:
         self.handler = ChunkHandler(
             screening=screening,
             store=self.store,
-            events=EventFactory(topics, model=screening.model, thresholds=screening.thresholds, include_text=True),
+            events=events(topics, model=screening.model, thresholds=screening.thresholds, include_text=True),
             publisher=self.publisher,
             attempts=2,
             failures=FailureLimit(failures),
@@ -159,6 +161,21 @@ async def test_a_message_that_fails_inside_guardline_harms_no_other() -> None:
     event = harness.on("dead")[0]
     assert headers(event)["__connect.errors.stage"] == b"screening"
     assert headers(event)["__connect.errors.exception.message"] == b"RuntimeError after 2 attempts"
+
+
+async def test_a_message_whose_events_cannot_be_made_harms_no_other() -> None:
+    class Buggy(EventFactory):
+        def of_verdict(self, record: ConsumerRecord, verdict: MessageVerdict) -> list[Event]:
+            if record.offset == 1:
+                raise RuntimeError("a bug")
+            return super().of_verdict(record, verdict)
+
+    harness = Harness(events=Buggy, failures=1)
+    await harness.handle(message(0, UNSAFE), message(1, UNSAFE), message(2, SAFE))
+    assert harness.audited == {0: "unsafe", 1: "invalid", 2: "safe"}
+    assert harness.dead == [("processing_error", message(1, UNSAFE).value)]
+    with pytest.raises(DeadLetterLimit):
+        await harness.handle(make_record(message(3, SAFE).value, offset=1, timestamp=1))
 
 
 async def test_a_bug_that_goes_away_makes_no_dead_letter() -> None:
@@ -281,7 +298,9 @@ async def test_a_broker_that_refuses_even_that_stops_the_worker() -> None:
         pytest.param(make_record(UNREADABLE, offset=1, timestamp=2**63 - 1), id="unreadable with odd time"),
         pytest.param(make_record(message(1, UNSAFE).value, offset=1, timestamp=-1), id="no time"),
         pytest.param(make_record(message(1, UNSAFE).value, offset=1, key=None), id="no key"),
-        pytest.param(make_record(message(1, UNSAFE).value, offset=1, headers=[("traceparent", b"\xff")]), id="odd trace"),
+        pytest.param(
+            make_record(message(1, UNSAFE).value, offset=1, headers=[("traceparent", b"\xff")]), id="odd trace"
+        ),
     ],
 )
 async def test_no_record_stops_the_stream(odd: ConsumerRecord) -> None:

@@ -41,7 +41,16 @@ async def check_all(lines: Sequence[bytes], scorer: FakeScorer | None = None) ->
 
 async def test_every_line_has_its_verdict_in_the_same_order() -> None:
     results = await check_all(
-        [line("a", UNSAFE), b"", line("b", SAFE), b"{not json", b'{"id": "c"}', line("d", ""), b'{"id": 5, "text": "x"}', line("e", REVIEW)]
+        [
+            line("a", UNSAFE),
+            b"",
+            line("b", SAFE),
+            b"{not json",
+            b'{"id": "c"}',
+            line("d", ""),
+            b'{"id": 5, "text": "x"}',
+            line("e", REVIEW),
+        ]
     )
     assert [(r["id"], r["verdict"], r.get("reason")) for r in results] == [
         ("a", "unsafe", None),

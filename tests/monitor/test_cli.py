@@ -34,7 +34,16 @@ def test_help_lists_the_commands_in_the_order_of_use_and_loads_none_of_them() ->
     names = [row.split()[0] for row in listed if row.startswith("  ") and not row.startswith("   ")]
     assert [name for name in names if name in COMMANDS] == list(COMMANDS)
     loaded = set(eval(result.stderr))
-    assert not loaded & {"torch", "transformers", "sklearn", "onnxruntime", "faust", "trainer", "monitor.check", "numpy"}
+    assert not loaded & {
+        "torch",
+        "transformers",
+        "sklearn",
+        "onnxruntime",
+        "faust",
+        "trainer",
+        "monitor.check",
+        "numpy",
+    }
 
 
 def test_every_command_of_this_distribution_has_its_place_and_its_sentence() -> None:
@@ -84,7 +93,12 @@ def test_a_command_whose_extra_is_not_installed_says_which(
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(ConfigurationError("set this"), 2), (ModelMismatch("set this"), 3), (ScorerUnavailable("set this"), 3), (GuardlineError("set this"), 3)],
+    [
+        (ConfigurationError("set this"), 2),
+        (ModelMismatch("set this"), 3),
+        (ScorerUnavailable("set this"), 3),
+        (GuardlineError("set this"), 3),
+    ],
     ids=repr,
 )
 def test_errors_raised_on_purpose_become_one_line_and_an_exit_code(

@@ -34,7 +34,9 @@ def test_windows_cover_every_token(length: int, max_length: int) -> None:
     result = windows(ids, max_length)
     assert all(len(window) <= max_length for window in result)
     assert all((window[0], window[-1]) == (CLS, SEP) for window in result)
-    assert all(window[1:-1] == list(range(window[1], window[1] + len(window) - 2)) for window in result if len(window) > 2)
+    assert all(
+        window[1:-1] == list(range(window[1], window[1] + len(window) - 2)) for window in result if len(window) > 2
+    )
     assert {token for window in result for token in window} == {*ids}
 
 
@@ -53,7 +55,13 @@ def test_windows(ids: list[int], max_length: int, expected: list[list[int]]) -> 
 
 
 async def test_scores_come_back_in_the_order_of_the_texts(package: ModelPackage) -> None:
-    texts = ["wrong loading dose of the remdesivir " * 2, "kidney", "maybe the children", "is of the and", "wrong kidney"]
+    texts = [
+        "wrong loading dose of the remdesivir " * 2,
+        "kidney",
+        "maybe the children",
+        "is of the and",
+        "wrong kidney",
+    ]
     expected_p = [0.95, 0.05, 0.6, 0.05, 0.95]
     expected_axis = [0, 1, 2, NONE_AXIS, 1]
     for limits in (BatchLimits(), ONE_BY_ONE, BatchLimits(max_tokens=12, max_padding=1)):
@@ -124,11 +132,14 @@ def _first_row(value: float) -> Callable[[NDArray[np.float32]], NDArray[np.float
 
 
 def spoil(
-    *, embeddings: Callable[[NDArray[np.float32]], object] | None = None, p: Callable[[NDArray[np.float32]], object] | None = None
+    *,
+    embeddings: Callable[[NDArray[np.float32]], object] | None = None,
+    p: Callable[[NDArray[np.float32]], object] | None = None,
 ) -> Callable[[ModelScores], ModelScores]:
     def change(scores: ModelScores) -> ModelScores:
         return ModelScores(
-            embeddings(scores.embeddings) if embeddings else scores.embeddings, p(scores.p_unsafe) if p else scores.p_unsafe
+            embeddings(scores.embeddings) if embeddings else scores.embeddings,
+            p(scores.p_unsafe) if p else scores.p_unsafe,
         )
 
     return change
@@ -151,7 +162,9 @@ async def test_a_bad_answer_is_no_score(
     package: ModelPackage, change: Callable[[ModelScores], ModelScores], error: type[Exception], limits: BatchLimits
 ) -> None:
     with pytest.raises(error):
-        await encoder(package, FakeBackend(make_tokenizer(), change), limits).score(["wrong dose", "kidney", "children"])
+        await encoder(package, FakeBackend(make_tokenizer(), change), limits).score(
+            ["wrong dose", "kidney", "children"]
+        )
 
 
 @pytest.mark.parametrize("error", [ScorerUnavailable("away"), ModelMismatch("other"), RuntimeError("bug")], ids=repr)

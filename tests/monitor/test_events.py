@@ -74,7 +74,9 @@ def test_safe_and_out_of_scope_statements_are_no_events() -> None:
     assert factory().of_verdict(record(), verdict_of(judged(0, Verdict.SAFE), judged(30, Verdict.OUT_OF_SCOPE))) == []
 
 
-@pytest.mark.parametrize(("conversation", "key"), [("c-1", b"c-1"), (None, b"m-1"), ("", b"m-1"), ("\u00e9", b"\xc3\xa9")])
+@pytest.mark.parametrize(
+    ("conversation", "key"), [("c-1", b"c-1"), (None, b"m-1"), ("", b"m-1"), ("\u00e9", b"\xc3\xa9")]
+)
 def test_flags_are_keyed_by_conversation(conversation: str | None, key: bytes) -> None:
     event = factory().of_verdict(record(), verdict_of(judged(0, Verdict.UNSAFE), conversation=conversation))[0]
     assert event.key == key

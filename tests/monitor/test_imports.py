@@ -18,7 +18,17 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 """
-SERVICES = {"aiokafka", "confluent_kafka", "faust", "grpc", "mode", "prometheus_client", "redis", "tritonclient", "uvloop"}
+SERVICES = {
+    "aiokafka",
+    "confluent_kafka",
+    "faust",
+    "grpc",
+    "mode",
+    "prometheus_client",
+    "redis",
+    "tritonclient",
+    "uvloop",
+}
 FRAMEWORKS = {"sklearn", "torch", "trainer", "transformers"}
 
 
@@ -27,7 +37,10 @@ def python(script: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_worker_loads_no_framework_and_nothing_of_the_trainer() -> None:
-    result = python("import sys, monitor.app, monitor.check, monitor.worker, monitor.triton, monitor.redis_store\nprint(*sys.modules)")
+    result = python(
+        "import sys, monitor.app, monitor.check, monitor.worker, monitor.triton, monitor.redis_store\n"
+        "print(*sys.modules)"
+    )
     assert result.returncode == 0, result.stderr
     loaded = {name.partition(".")[0] for name in result.stdout.split()}
     assert {"faust", "onnxruntime", "tokenizers"} <= loaded
@@ -60,7 +73,8 @@ from pathlib import Path
 
 class Scorer:
     async def score(self, texts):
-        return ModelScores(np.array([[1, 0]] * len(texts), dtype=np.float32), np.full(len(texts), 0.9, dtype=np.float32))
+        embeddings = np.array([[1, 0]] * len(texts), dtype=np.float32)
+        return ModelScores(embeddings, np.full(len(texts), 0.9, dtype=np.float32))
 
 head = {"classes": ["r", "out_of_scope"], "weights": [[9, 0], [0, 9]], "bias": [0, 0]}
 manifest = {

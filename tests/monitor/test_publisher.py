@@ -29,7 +29,7 @@ class Broker:
     def __init__(self) -> None:
         self.received: list[Event] = []
         self.producers: list[FakeProducer] = []
-        self.on_start: list[Exception] = []
+        self.on_start: list[BaseException] = []
         self.on_stop: list[Exception] = []
         self.on_send: list[Fault] = []
         self.on_acknowledge: list[Fault] = []
@@ -116,10 +116,14 @@ async def test_one_producer_that_waits_for_all_replicas(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [KafkaTimeoutError(), KafkaConnectionError(), NotLeaderForPartitionError(), OSError("reset"), TimeoutError()], ids=repr
+    "error",
+    [KafkaTimeoutError(), KafkaConnectionError(), NotLeaderForPartitionError(), OSError("reset"), TimeoutError()],
+    ids=repr,
 )
 @pytest.mark.parametrize("where", ["on_send", "on_acknowledge"])
-async def test_a_passing_failure_is_tried_again_with_the_same_producer(broker: Broker, where: str, error: Exception) -> None:
+async def test_a_passing_failure_is_tried_again_with_the_same_producer(
+    broker: Broker, where: str, error: Exception
+) -> None:
     getattr(broker, where).append(on(b"2", error))
     assert await KafkaPublisher("host:9092").publish(EVENTS) == []
     assert sorted(broker.received, key=repr) == EVENTS
@@ -168,7 +172,21 @@ async def test_a_broker_that_is_away_is_waited_for(broker: Broker, call: Callabl
     assert EVENTS[0] in broker.received
 
 
-async def test_a_late_acknowledgement_is_waited_for_and_sent_once(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [KafkaConnectionError(), OSError("refused"), asyncio.CancelledError()], ids=lambda e: type(e).__name__
+)
+async def test_a_producer_that_did_not_start_is_stopped(broker: Broker, error: BaseException) -> None:
+    """Else aiokafka complains of each one, once per attempt, while the broker is away."""
+    broker.on_start.append(error)
+    starting = asyncio.create_task(KafkaPublisher("host:9092").start())
+    await asyncio.wait({starting})
+    assert starting.cancelled() == isinstance(error, asyncio.CancelledError)
+    assert broker.producers[0].stopped
+
+
+async def test_a_late_acknowledgement_is_waited_for_and_sent_once(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     sent = []
 

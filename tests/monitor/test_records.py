@@ -43,7 +43,7 @@ def flag(
 
 def test_a_flag_has_exactly_the_documented_fields() -> None:
     assert json.loads(flag().model_dump_json()) == {
-        "id": event_id("m-1", 3, 29, "tiny", "1"),
+        "id": event_id("north", "m-1", 3, 29, "tiny", "1"),
         "verdict": "unsafe",
         "message_id": "m-1",
         "tenant": "north",
@@ -55,7 +55,13 @@ def test_a_flag_has_exactly_the_documented_fields() -> None:
         "statement_sha256": hashlib.sha256(TEXT.encode()).hexdigest(),
         "score": 0.912346,
         "category": "dose",
-        "evidence": {"guideline": "g", "version": "2026", "recommendation": "1.1", "section": "1", "text": "Give 200 mg."},
+        "evidence": {
+            "guideline": "g",
+            "version": "2026",
+            "recommendation": "1.1",
+            "section": "1",
+            "text": "Give 200 mg.",
+        },
         "model": {"name": "tiny", "version": "1"},
         "thresholds": {"unsafe": 0.8, "review": 0.4, "in_scope": 0.5},
         "created_at": "2026-01-02T00:00:00Z",
@@ -96,7 +102,7 @@ def test_the_id_depends_on_message_span_and_model(other: FlagRecord) -> None:
 
 def test_the_id_depends_on_nothing_else() -> None:
     assert flag(statement=replace(UNSAFE, score=0.95, category="timing")).id == flag().id
-    assert flag().id == event_id("m-1", 3, 29, "tiny", "1")
+    assert flag().id == event_id("north", "m-1", 3, 29, "tiny", "1")
 
 
 def test_event_ids_are_the_same_everywhere() -> None:
@@ -117,7 +123,9 @@ def test_timestamp(milliseconds: int, expected: datetime) -> None:
     assert timestamp(milliseconds) == expected
 
 
-@pytest.mark.parametrize("milliseconds", [1_700_000_000_000_000, 1_700_000_000_000_000_000, 2**63 - 1], ids=["us", "ns", "max"])
+@pytest.mark.parametrize(
+    "milliseconds", [1_700_000_000_000_000, 1_700_000_000_000_000_000, 2**63 - 1], ids=["us", "ns", "max"]
+)
 def test_a_time_stamp_in_the_wrong_unit_is_still_a_time(milliseconds: int) -> None:
     assert timestamp(milliseconds).tzinfo is UTC
 
@@ -149,7 +157,8 @@ def test_the_audit_record_carries_no_text() -> None:
 
 def test_of_too_many_statements_the_gravest_are_kept_in_text_order() -> None:
     statements = tuple(
-        replace(UNSAFE, statement=replace(UNSAFE.statement, start=i, end=i + 1), score=(i * 7 % 300) / 300) for i in range(300)
+        replace(UNSAFE, statement=replace(UNSAFE.statement, start=i, end=i + 1), score=(i * 7 % 300) / 300)
+        for i in range(300)
     )
     many = replace(VERDICT, statements=statements)
     kept = gravest_statements(many, (Verdict.UNSAFE,))

@@ -46,7 +46,10 @@ def test_the_longest_term_wins() -> None:
         ("Hola", None),
         ("Remdesivir wird Erwachsenen im Krankenhaus als Infusion in die Vene gegeben.", "de"),
         ("El remdesivir se administra por v\u00eda intravenosa a los adultos hospitalizados.", "es"),
-        ("\u745e\u5fb7\u897f\u97e6\u5e94\u5728\u533b\u9662\u4e2d\u9759\u8109\u7ed9\u836f\uff0c\u7b2c\u4e00\u5929\u4e24\u767e\u6beb\u514b\uff0c\u4e4b\u540e\u6bcf\u5929\u4e00\u767e\u6beb\u514b\u3002", "zh"),
+        (
+            "\u745e\u5fb7\u897f\u97e6\u5e94\u5728\u533b\u9662\u4e2d\u9759\u8109\u7ed9\u836f\uff0c\u7b2c\u4e00\u5929\u4e24\u767e\u6beb\u514b\uff0c\u4e4b\u540e\u6bcf\u5929\u4e00\u767e\u6beb\u514b\u3002",
+            "zh",
+        ),
     ],
 )
 def test_foreign_language(text: str, expected: str | None) -> None:

@@ -28,7 +28,10 @@ def screening(
     version: str = "1.0.0",
 ) -> Screening:
     return Screening(
-        make_package(version=version), scorer=scorer or FakeScorer(), store=store or MemoryStore(), thresholds=thresholds
+        make_package(version=version),
+        scorer=scorer or FakeScorer(),
+        store=store or MemoryStore(),
+        thresholds=thresholds,
     )
 
 
@@ -52,7 +55,9 @@ async def screen_one(text: str, **parts: object) -> MessageVerdict:
         (f"{REVIEW} {UNSAFE} {SAFE}", Verdict.UNSAFE, 0.95),
     ],
 )
-async def test_a_message_takes_its_gravest_verdict_and_its_highest_score(text: str, verdict: Verdict, score: float) -> None:
+async def test_a_message_takes_its_gravest_verdict_and_its_highest_score(
+    text: str, verdict: Verdict, score: float
+) -> None:
     result = await screen_one(text)
     assert result.verdict is verdict
     assert result.score == pytest.approx(score)
@@ -106,7 +111,14 @@ async def test_verdicts_come_in_the_order_of_the_messages() -> None:
     results = await screening().screen(messages(*texts))
     assert [r.message.text for r in results] == texts
     assert [r.message.id for r in results] == [f"m-{i}" for i in range(len(texts))]
-    expected = [Verdict.UNSAFE, Verdict.OUT_OF_SCOPE, Verdict.SAFE, Verdict.OUT_OF_SCOPE, Verdict.ABSTAIN, Verdict.REVIEW]
+    expected = [
+        Verdict.UNSAFE,
+        Verdict.OUT_OF_SCOPE,
+        Verdict.SAFE,
+        Verdict.OUT_OF_SCOPE,
+        Verdict.ABSTAIN,
+        Verdict.REVIEW,
+    ]
     assert [r.verdict for r in results] == expected * 3
 
 

@@ -16,14 +16,56 @@ CORPUS = Path(trainer.__file__).parent / "data" / "corpus"
 MB = 1_000_000
 
 #: What a list marker may look like, told more loosely than the source does: signs, one short label, one check box.
-MARKER = re.compile(r"\W*(?:\w{1,3}[.)]\s+)?(?:\[[xX]\]\s)?")
+MARKER = re.compile(r"\W*(?:\w{1,3}[.)]\s+)?(?:\[?[xX]\]\s)?")
 LINE_ENDS = re.compile(r"[\n\r\v\f\u0085\u2028\u2029]")
 
 fragments = st.sampled_from(
     [
-        *("Give 200 mg.", "e.g. ", "Dr. ", "approx. ", "2.5 mg", "Stop!", "\u3002", "\u2026 ", "...", '."', "J. ", "i.v. "),
-        *("\n", "\r\n", "\n\n", "\u2028", "- ", "* ", "1. ", "(a) ", "[x] ", "# ", "> ", "| ", "|---|", " \u2022 ", "```", "**"),
-        *(" ", "  ", " " * 20, "\u00a0", "\t", "\u200b", "\ufffd", "\ud800", "word " * 130, "x" * 700, "and then it goes on " * 3),
+        *(
+            "Give 200 mg.",
+            "e.g. ",
+            "Dr. ",
+            "approx. ",
+            "2.5 mg",
+            "Stop!",
+            "\u3002",
+            "\u2026 ",
+            "...",
+            '."',
+            "J. ",
+            "i.v. ",
+        ),
+        *(
+            "\n",
+            "\r\n",
+            "\n\n",
+            "\u2028",
+            "- ",
+            "* ",
+            "1. ",
+            "(a) ",
+            "[x] ",
+            "# ",
+            "> ",
+            "| ",
+            "|---|",
+            " \u2022 ",
+            "```",
+            "**",
+        ),
+        *(
+            " ",
+            "  ",
+            " " * 20,
+            "\u00a0",
+            "\t",
+            "\u200b",
+            "\ufffd",
+            "\ud800",
+            "word " * 130,
+            "x" * 700,
+            "and then it goes on " * 3,
+        ),
     ]
 )
 messages = st.one_of(
@@ -62,6 +104,7 @@ def uncovered(message: str, statements: Sequence[Statement]) -> list[int]:
 @given(messages)
 @example("1. a")
 @example("A. Brandt")
+@example("- [X] ")
 @example("x" * 601)
 @example("First." + " " * 20 + "Second.")
 def test_spans_hold_every_character_that_carries_meaning(message: str) -> None:
@@ -115,23 +158,33 @@ def test_spans_hold_every_character_that_carries_meaning(message: str) -> None:
         ("One\r\nTwo\rThree\u2028Four\x0bFive", ["One", "Two", "Three", "Four", "Five"]),
         ("Short line\nand another", ["Short line", "and another"]),
         (
-            "Remdesivir should be given to patients who are in hospital\r\nand need oxygen. It is stopped at discharge.",
-            ["Remdesivir should be given to patients who are in hospital\r\nand need oxygen.", "It is stopped at discharge."],
+            "Remdesivir should be given to adults who are in hospital\r\nand need oxygen. It is stopped at discharge.",
+            [
+                "Remdesivir should be given to adults who are in hospital\r\nand need oxygen.",
+                "It is stopped at discharge.",
+            ],
         ),
         (
-            "Remdesivir should be given to patients who are in hospital\n\nand this is a new paragraph",
-            ["Remdesivir should be given to patients who are in hospital", "and this is a new paragraph"],
+            "Remdesivir should be given to adults who are in hospital\n\nand this is a new paragraph",
+            ["Remdesivir should be given to adults who are in hospital", "and this is a new paragraph"],
         ),
         (
-            "Remdesivir should be given to patients who are in hospital\n- with oxygen",
-            ["Remdesivir should be given to patients who are in hospital", "with oxygen"],
+            "Remdesivir should be given to adults who are in hospital\n- with oxygen",
+            ["Remdesivir should be given to adults who are in hospital", "with oxygen"],
+        ),
+        (
+            "Remdesivir should be given to adults who are in hospital\na) with oxygen",
+            ["Remdesivir should be given to adults who are in hospital", "with oxygen"],
         ),
         # quotes and brackets after the stop
         ('He said "stop." Then he left.', ['He said "stop."', "Then he left."]),
         ("It ended (early.) Then \u201cwhy?\u201d No.", ["It ended (early.)", "Then \u201cwhy?\u201d", "No."]),
         ("**Give it.** *Then stop.*", ["**Give it.**", "*Then stop.*"]),
         # other stops
-        ("\u6295\u4e0e\u3057\u307e\u3059\u3002\u6b21\u306b\uff01\u4f55\uff1f", ["\u6295\u4e0e\u3057\u307e\u3059\u3002", "\u6b21\u306b\uff01", "\u4f55\uff1f"]),
+        (
+            "\u6295\u4e0e\u3057\u307e\u3059\u3002\u6b21\u306b\uff01\u4f55\uff1f",
+            ["\u6295\u4e0e\u3057\u307e\u3059\u3002", "\u6b21\u306b\uff01", "\u4f55\uff1f"],
+        ),
         ("Wait... Then give it. But wait\u2026 Now", ["Wait...", "Then give it.", "But wait\u2026", "Now"]),
         ("Wait... and see.", ["Wait... and see."]),
     ],
@@ -173,7 +226,7 @@ WRAPPED = "the drug is given by vein over thirty to one hundred and twenty minut
 @pytest.mark.parametrize(
     ("unit", "length"),
     [
-        pytest.param("Remdesivir is given by vein on day 1, e.g. 200 mg. ", 10 * MB, id="sentences"),
+        pytest.param("Remdesivir is given by vein on day 1, e.g. 200 mg. ", 5 * MB, id="sentences"),
         pytest.param("a", 10 * MB, id="one word"),
         pytest.param("word ", 10 * MB, id="no stop"),
         pytest.param(" ", 10 * MB, id="spaces"),
@@ -181,10 +234,10 @@ WRAPPED = "the drug is given by vein over thirty to one hundred and twenty minut
         pytest.param("> ", 10 * MB, id="quote signs"),
         pytest.param("*`", 10 * MB, id="emphasis"),
         pytest.param("| ", 10 * MB, id="empty cells"),
-        pytest.param("- item\n", 2 * MB, id="short items"),
-        pytest.param("A. ", MB, id="stops"),
+        pytest.param("- item\n", MB, id="short items"),
+        pytest.param("A. ", MB // 2, id="stops"),
         pytest.param(" \u2022 x", MB, id="bullets"),
-        pytest.param("\u3002\u662f", MB, id="CJK stops"),
+        pytest.param("\u3002\u662f", MB // 2, id="CJK stops"),
         pytest.param(WRAPPED, 10 * MB, id="wrapped lines"),
         pytest.param(".", 10 * MB, id="full stops"),
         pytest.param('."', 10 * MB, id="stops and quotes"),
@@ -214,7 +267,9 @@ def test_marked_spans_of_the_corpus_are_statements() -> None:
                 marked += 1
                 exact += (start, end) in spans
                 overlapping += any(s < end and start < e for s, e in spans)
-    print(f"{exact} of {marked} marked spans are exactly one statement ({exact / marked:.1%}), {overlapping} overlap one")
+    print(
+        f"{exact} of {marked} marked spans are exactly one statement ({exact / marked:.1%}), {overlapping} overlap one"
+    )
     assert marked >= 200
     assert overlapping == marked
     assert exact / marked >= 0.9

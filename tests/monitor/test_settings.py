@@ -43,7 +43,9 @@ def test_the_environment_sets_values(
 def test_arguments_win_over_the_environment_and_the_environment_over_the_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / ".env").write_text("GUARDLINE_GROUP=file\nGUARDLINE_ATTEMPTS=7\nOTHER=x\nGUARDLINE_OF_LATER_VERSION=1\n")
+    (tmp_path / ".env").write_text(
+        "GUARDLINE_GROUP=file\nGUARDLINE_ATTEMPTS=7\nOTHER=x\nGUARDLINE_OF_LATER_VERSION=1\n"
+    )
     assert load_settings().group == "file"
     monkeypatch.setenv("GUARDLINE_GROUP", "environment")
     assert load_settings().group == "environment"
@@ -74,7 +76,9 @@ def test_a_bad_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, variabl
 
 
 def test_every_bad_value_is_named_at_once() -> None:
-    with pytest.raises(ConfigurationError, match=r"GUARDLINE_ATTEMPTS.*; .*GUARDLINE_STORE|GUARDLINE_STORE.*; .*GUARDLINE_ATTEMPTS"):
+    with pytest.raises(
+        ConfigurationError, match=r"GUARDLINE_ATTEMPTS.*; .*GUARDLINE_STORE|GUARDLINE_STORE.*; .*GUARDLINE_ATTEMPTS"
+    ):
         load_settings(attempts=0, store="disk")
 
 

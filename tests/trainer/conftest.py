@@ -31,16 +31,20 @@ from trainer.guidelines import Pack
 from trainer.pipeline import STAGES, Pipeline
 from trainer.settings import EncoderSettings, EvaluationSettings, TrainSettings
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # tiny models: a second thread only waits, on a busy machine ten times as long
 
 HIDDEN = 32
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789.,:;!?%()/-'>"
-_WORDS = ["the", "dose", "of", "zolamide", "is", "mg", "once", "twice", "daily", "every", "hour", "for", "adults", "teenagers", "in", "with", "on", "ward", "at", "home", "a", "an", "and", "not", "given", "should", "be", "withheld", "from", "pregnancy", "days", "weeks", "life", "receive", "recommended", "never", "always", "20", "40", "5", "7", "litres", "remdesivir", "loading", "day", "note", "sure", "contrary", "to", "belief", "round", "stop", "start"]
+_WORDS = """
+the dose of zolamide is mg once twice daily every hour for adults teenagers in with on ward at home a an and not given
+should be withheld from pregnancy days weeks life receive recommended never always 20 40 5 7 litres remdesivir loading
+day note sure contrary to belief round stop start
+"""
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces = [*special, *_ALPHABET, *(f"##{c}" for c in _ALPHABET), *(w for w in _WORDS if len(w) > 1)]
+    pieces = [*special, *_ALPHABET, *(f"##{c}" for c in _ALPHABET), *(w for w in _WORDS.split() if len(w) > 1)]
     vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = BertNormalizer(lowercase=True)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from monitor.package import OUT_OF_SCOPE
-from trainer import classifier
 from trainer.artifacts import RunFolder
 from trainer.classifier import (
     Classifier,
@@ -86,8 +85,9 @@ def test_p_unsafe_is_the_unsafe_share_of_the_softmax() -> None:
     embeddings = rng.normal(size=(5, DIM)).astype(np.float32)
     expected = []
     for e in embeddings.astype(float):
-        exponentials = [np.exp(sum(w * x for w, x in zip(row, e, strict=True)) + b) for row, b in zip(head.weights, head.bias, strict=True)]
-        expected.append((exponentials[1] + exponentials[3] + exponentials[5]) / sum(exponentials))
+        logits = [sum(w * x for w, x in zip(row, e, strict=True)) for row in head.weights] + head.bias
+        exponentials = np.exp(logits)
+        expected.append((exponentials[1] + exponentials[3] + exponentials[5]) / exponentials.sum())
     np.testing.assert_allclose(head.p_unsafe(embeddings), expected, rtol=1e-9)
 
 
@@ -104,6 +104,20 @@ def test_calibration_is_a_line_in_the_log_odds() -> None:
 def test_large_logits_do_not_overflow() -> None:
     head = JointHead(np.array([[500.0], [-500.0]]), np.zeros(2), 1.0, 0.0)
     np.testing.assert_allclose(head.p_unsafe(np.array([[0.5], [-0.5]], dtype=np.float32)), [0, 1], atol=1e-9)
+
+
+@pytest.mark.xfail(strict=True, raises=RuntimeWarning, reason="exp of what is beyond 709 overflows, with a warning")
+def test_larger_logits_do_not_overflow_either() -> None:
+    head = JointHead(np.array([[500.0], [-500.0]]), np.zeros(2), 3.0, 0.0)
+    np.testing.assert_allclose(head.p_unsafe(np.array([[0.5], [-0.5]], dtype=np.float32)), [0, 1], atol=1e-9)
+
+
+@pytest.mark.xfail(strict=True, reason="on separated classes the slope runs away, and every score becomes 0 or 1")
+def test_calibration_on_separated_classes_stays_unsure() -> None:
+    margins = np.concatenate([np.linspace(-2, -0.1, 50), np.linspace(0.1, 2, 50)])
+    slope, intercept = calibrate(margins, margins > 0)
+    assert 1 / (1 + np.exp(-(slope * 2 + intercept))) < 0.999
+    assert slope > 0
 
 
 @pytest.mark.parametrize(("slope", "intercept"), [(1.7, -0.4), (0.5, 1.0), (3.0, 0.0)])
@@ -136,17 +150,20 @@ def test_a_separable_cloud_is_separated(data: tuple, fitted: Classifier) -> None
 
 @pytest.mark.xfail(strict=True, reason="with two classes scikit-learn gives one row of weights, spread over both")
 def test_a_guideline_of_one_recommendation() -> None:
-    train, validation = scoped(*cloud(200, 1, ["dose"])), scoped(*cloud(200, 2, ["dose"]))
+    train, validation = scoped(*cloud(300, 1, ["dose"], spread=0.7)), scoped(*cloud(300, 2, ["dose"], spread=0.7))
     p = fit_joint(train, validation, ["dose"], 10.0).p_unsafe(validation[0])
-    assert ((p >= 0.5) == is_unsafe(validation[1])).mean() > 0.9
+    assert ((p >= 0.5) == is_unsafe(validation[1])).mean() > 0.8
 
 
 @pytest.mark.xfail(strict=True, reason="with two classes scikit-learn gives one row of weights")
-def test_a_head_of_two_classes_has_two_rows() -> None:
-    vectors, examples = cloud(200, 1, ["dose"])
-    head = classifier._head(classifier._regression(vectors, [e.recommendation or OUT_OF_SCOPE for e in examples], 1.0))
-    assert np.shape(head.weights) == (2, DIM)
-    assert len(head.bias) == 2
+def test_a_guideline_of_two_categories() -> None:
+    rules = ["dose", "days"]
+    parts = {Split.TRAIN: cloud(300, 1, rules), Split.VALIDATION: cloud(200, 2, rules)}
+    vectors, examples = {p: v for p, (v, _) in parts.items()}, {p: e for p, (_, e) in parts.items()}
+    found = fit(vectors, examples, rules, ClassifierSettings())
+    assert found.category.classes == ["dose", "duration"]
+    assert np.shape(found.category.weights) == (2, DIM)
+    assert len(found.category.bias) == 2
 
 
 @pytest.mark.xfail(strict=True, reason="a recommendation without training statements is missing from the alignment")
@@ -159,7 +176,9 @@ def test_the_alignment_knows_recommendations_that_have_no_training_statement(dat
 @pytest.mark.xfail(strict=True, raises=ValueError, reason="a corpus without out-of-scope statements breaks the stage")
 def test_a_corpus_without_out_of_scope_statements() -> None:
     parts = {p: scoped(*cloud(200, i)) for i, p in enumerate((Split.TRAIN, Split.VALIDATION), 1)}
-    found = fit({p: v for p, (v, _) in parts.items()}, {p: e for p, (_, e) in parts.items()}, RULES, ClassifierSettings())
+    found = fit(
+        {p: v for p, (v, _) in parts.items()}, {p: e for p, (_, e) in parts.items()}, RULES, ClassifierSettings()
+    )
     assert {*found.alignment.classes} == {*RULES, OUT_OF_SCOPE}
 
 
@@ -175,7 +194,9 @@ def test_the_alignment_names_the_rule(fitted: Classifier) -> None:
     vectors, examples = cloud(300, 9)
     logits = vectors @ np.array(fitted.alignment.weights).T + np.array(fitted.alignment.bias)
     named = [fitted.alignment.classes[i] for i in logits.argmax(axis=1)]
-    assert np.mean([n == (e.recommendation or OUT_OF_SCOPE) for n, e in zip(named, examples, strict=True)]) > 0.7  # chance: 0.29
+    assert (
+        np.mean([n == (e.recommendation or OUT_OF_SCOPE) for n, e in zip(named, examples, strict=True)]) > 0.7
+    )  # chance: 0.29
 
 
 def test_thresholds_keep_their_order(fitted: Classifier) -> None:
@@ -208,7 +229,7 @@ ALL_SURE = table((1.0, SAFE), (1.0, SAFE), (1.0, UNSAFE))
     ],
 )
 def test_unsafe_threshold(rows: tuple, rate: float, expected: float) -> None:
-    assert unsafe_threshold(*rows, rate) == pytest.approx(expected)
+    assert unsafe_threshold(*rows, rate) == pytest.approx(expected, abs=2e-4)
 
 
 def test_unsafe_threshold_on_many_statements_flags_the_share_that_was_allowed() -> None:

@@ -1,4 +1,4 @@
-"""From recorded completions to splits: the shipped corpus in full, every reason for rejection, no leak between splits."""
+"""From recorded completions to splits: the shipped corpus in full, each reason for rejection, no leak."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable

@@ -19,7 +19,16 @@ from transformers import BertConfig, BertModel, ByT5Tokenizer
 from monitor.errors import ConfigurationError
 from trainer import encoder
 from trainer.artifacts import RunFolder
-from trainer.encoder import Embedder, SentenceEncoder, batches, joint_classes, load_pretrained, load_trained, save, train
+from trainer.encoder import (
+    Embedder,
+    SentenceEncoder,
+    batches,
+    joint_classes,
+    load_pretrained,
+    load_trained,
+    save,
+    train,
+)
 from trainer.errors import StageMissing
 from trainer.settings import DEFAULT_ENCODER, EncoderSettings
 from trainer.types import Example, Label, Recommendation
@@ -104,12 +113,10 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 def test_an_encoder_without_a_fast_tokenizer_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bytes"
-    config = BertConfig(
-        vocab_size=400, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
-    )
+    config = BertConfig(vocab_size=400, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     BertModel(config).save_pretrained(path)
     ByT5Tokenizer().save_pretrained(path)
-    with pytest.raises(ConfigurationError, match="no fast tokenizer; serving needs its tokenizer.json"):
+    with pytest.raises(ConfigurationError, match=r"no fast tokenizer; serving needs its tokenizer\.json"):
         load_pretrained(str(path))
 
 
@@ -365,5 +372,3 @@ def test_run_leaves_an_encoder_that_loads(tmp_path: Path, tiny_settings: Encoder
     assert summary["final_loss"] > 0
     model, _ = load_trained(folder)
     assert model.dimension == 32
-
-

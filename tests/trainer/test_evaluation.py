@@ -430,5 +430,3 @@ def test_evaluate_of_nothing_fails(tmp_path: Path) -> None:
     assert isinstance(result.exception, StageMissing)
     result = CliRunner().invoke(evaluation.command, ["--run", str(tmp_path), "--again"])
     assert isinstance(result.exception, StageMissing)
-
-

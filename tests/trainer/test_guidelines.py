@@ -119,7 +119,7 @@ def test_an_id_that_occurs_twice_is_refused(pack: Path) -> None:
     row = {"id": "1-dose", "section": "1", "text": "The dose of zolamide is 20 mg once daily."}
     curate(pack, row, row)
     message = refusal(pack)
-    assert str(pack) in message
+    assert message.startswith(str(pack.parent))
     assert "same id" in message
 
 
@@ -188,7 +188,7 @@ def test_a_field_that_is_wrong_is_named(pack: Path, old: str, new: str, item: st
 def test_an_empty_pack_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "pack.yaml"
     path.write_text("")
-    with pytest.raises(PackError, match="pack.yaml"):
+    with pytest.raises(PackError, match=r"pack\.yaml"):
         Pack.load(path)
 
 
@@ -202,10 +202,10 @@ def test_a_file_that_is_missing_is_named(pack: Path, file: str) -> None:
 
 def test_a_corpus_that_is_missing_is_named(pack: Path) -> None:
     edit(pack, "corpus: corpus", "corpus: elsewhere")
-    with pytest.raises(PackError, match="pack.yaml: elsewhere: no such file or folder"):
+    with pytest.raises(PackError, match=r"pack\.yaml: elsewhere: no such file or folder"):
         _ = Pack.load(pack).corpus
     edit(pack, "corpus: elsewhere\n", "")
-    with pytest.raises(PackError, match="pack.yaml: `corpus` is missing"):
+    with pytest.raises(PackError, match=r"pack\.yaml: `corpus` is missing"):
         _ = Pack.load(pack).corpus
 
 

@@ -17,10 +17,12 @@ from rich.console import Console
 from monitor.package import ModelPackage
 from trainer import encoder, evaluation, export, pipeline
 from trainer.artifacts import RunFolder, digest
+from trainer.corpus import load_split
 from trainer.errors import PackError, StageMissing
 from trainer.guidelines import Pack
 from trainer.pipeline import STAGES, Pipeline, command, evaluate_again
 from trainer.settings import PROFILES, TrainSettings
+from trainer.types import Label, Split
 
 
 @dataclass
@@ -59,8 +61,11 @@ def run(tmp_path: Path, toy_run: SimpleNamespace) -> Run:
 def quick(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     """The same with the two slow stages faked: what they leave is a file that says what they were given."""
 
-    def fake_export(pack: Pack, rules: Any, embedder: Any, tokenizer: Any, fitted: Any, folder: RunFolder, *rest: Any) -> dict[str, Any]:
-        (folder.package / "encoder" / "seen").write_text(digest(folder.encoder) + digest(folder.classifier))
+    def fake_export(*given: Any) -> dict[str, Any]:
+        folder = given[5]
+        seen = digest(folder.encoder) + digest(folder.classifier)
+        (folder.package / "encoder" / "seen").write_text(seen)
+        (folder.package / "manifest.json").write_text(json.dumps({"seen": seen}))
         return {"model": "x"}
 
     def fake_evaluation(corpus: Path, rules: Any, folder: RunFolder, *rest: Any) -> dict[str, Any]:
@@ -72,9 +77,15 @@ def quick(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     return run
 
 
-def touch_row(run: Run) -> None:
-    file = run.pack.parent / "corpus" / "llm_style_a.jsonl"
-    file.write_text(file.read_text().replace("20 mg once daily for adults on the ward", "20 mg a day for adults on the ward", 1))
+def touch_row(run: Run, part: Split) -> None:
+    """Add a word to one safe statement of a split."""
+    identifier = next(e.id for e in load_split(run.folder)[part] if e.label is Label.SAFE)
+    file = run.pack.parent / "corpus" / f"llm_style_{identifier[0]}.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows:
+        if row["id"] == identifier:
+            row["text"] += " Always."
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 # A whole run
@@ -96,24 +107,32 @@ def test_all_stages_leave_their_artefacts(toy_run: SimpleNamespace) -> None:
 
 
 def test_a_second_run_has_nothing_to_do(run: Run) -> None:
-    before = digest(run.folder.root)
+    artefacts = [p for p in run.folder.root.iterdir() if p.name != "settings.json"]
+    before = {p.name: digest(p) for p in artefacts}
     assert run.train() == expected(None)
-    after = digest(run.folder.root)
-    settings = json.loads((run.folder.root / "settings.json").read_text())
-    assert settings["pack"] == str(run.pack)
-    settings["pack"] = "x"
-    assert before != after or settings["profile"] == "smoke"
+    assert {p.name: digest(p) for p in artefacts} == before
 
 
 def test_one_corpus_row_runs_the_corpus_and_what_follows(run: Run) -> None:
     package = ModelPackage.load(run.folder.package)
-    touch_row(run)
+    touch_row(run, Split.TRAIN)
     assert run.train() == expected("corpus")
     again = ModelPackage.load(run.folder.package)
-    assert again.manifest.corpus.sha256 != package.manifest.corpus.sha256
+    assert again.manifest.corpus.sha256 == digest(run.folder.statements) != package.manifest.corpus.sha256
     assert again.reference != package.reference
     assert len(again.manifest.evaluation) == 2
     assert run.train() == expected(None)
+
+
+@pytest.mark.xfail(strict=True, reason="export does not look at the statements, whose digest and number it writes")
+def test_a_row_that_changes_no_weight_is_in_the_manifest_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement of a test split: encoder and classifier come out as they were."""
+    monkeypatch.setattr(Pipeline, "_encoder", lambda self, progress: {})
+    monkeypatch.setattr(Pipeline, "_classifier", lambda self, progress: {})
+    touch_row(run, Split.TEST_OOD)
+    assert run.train("extract", "corpus", "encoder", "classifier", "export")["corpus"] == "ran"
+    manifest = ModelPackage.load(run.folder.package).manifest
+    assert manifest.corpus.sha256 == digest(run.folder.statements)
 
 
 # What a change runs again
@@ -186,7 +205,7 @@ def test_what_only_the_manifest_says_is_evaluated_again(
     run: Run, toy_run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     source = toy_run.folder.package / "encoder" / "1" / "model.onnx"
-    monkeypatch.setattr(export, "to_onnx", lambda model, path: shutil.copy(source, path))
+    monkeypatch.setattr(export, "to_onnx", lambda model, path, **_: shutil.copy(source, path))
     if what == "thresholds":
         own = run.settings.classifier
         run.settings = replace(run.settings, classifier=replace(own, false_positive_rate=0.3, safe_precision=0.5))
@@ -222,9 +241,7 @@ def test_what_comes_after_may_be_missing(run: Run) -> None:
     assert run.train("extract", "corpus") == {"extract": "current", "corpus": "current"}
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_goes_on_where_it_stopped(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run.folder = RunFolder(tmp_path / "fresh")
     with monkeypatch.context() as patch:
 
@@ -263,7 +280,7 @@ def test_a_pack_without_a_corpus_says_so(run: Run) -> None:
 
 def test_evaluate_again_needs_the_run_folder_only(quick: Run) -> None:
     quick.train()
-    (quick.folder.evaluation / "seen").unlink()
+    assert not (quick.folder.evaluation / "seen").exists()
     evaluate_again(quick.folder)
     assert (quick.folder.evaluation / "seen").is_file()
     with pytest.raises(StageMissing, match="nothing was trained there"):

@@ -13,7 +13,7 @@ import triton_python_backend_utils as pb_utils
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library loads
 
-import onnxruntime  # noqa: E402
+import onnxruntime
 
 
 class TritonPythonModel:
