@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from trainer.corpus import load
-from trainer.edits import number_edits
+from trainer.edits import guideline_example, number_edits
 from trainer.guidelines import DEFAULT_PACK, Pack, extract
 from trainer.types import Difficulty, Example, Label, Recommendation
 
@@ -73,6 +73,15 @@ def test_the_same_seed_gives_the_same_edits() -> None:
     one, again = (number_edits(examples, RULES, random.Random(5)) for _ in range(2))
     assert one == again
     assert one != number_edits(examples, RULES, random.Random(6))
+
+
+def test_a_recommendation_is_a_safe_statement_of_its_own_family() -> None:
+    first, second = (guideline_example(r) for r in RULES)
+    assert (first.text, first.label, first.recommendation) == (RULES[0].text, Label.SAFE, "r1")
+    assert first.family != second.family
+    (edit,) = number_edits([first], RULES, random.Random(1))
+    assert (edit.family, edit.label, edit.recommendation) == (first.family, Label.UNSAFE, "r1")
+    assert edit.text not in {r.text for r in RULES}
 
 
 @pytest.mark.parametrize("seed", [1, 2])

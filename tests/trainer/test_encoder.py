@@ -337,7 +337,25 @@ def test_word_embeddings_stay_and_the_rest_moves(tiny_settings: EncoderSettings,
     assert set(summary) == {"epochs", "statements_per_second", "final_loss"}
 
 
-def test_edits_of_numbers_are_trained_on(tiny_settings: EncoderSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_is_the_corpus_the_guideline_and_wrong_numbers(tiny_settings: EncoderSettings) -> None:
+    rules = [rule("dose", "Give 20 mg."), rule("days", "Stop when well.")]
+    settings = replace(tiny_settings, edits_per_recommendation=4, out_of_scope_per_epoch=2)
+    rng = random.Random(1)
+    first, second = (encoder._epoch(toy(), rules, settings, rng) for _ in range(2))
+    corpus = [e for e in toy() if e.label is not Label.OUT_OF_SCOPE]
+    for epoch in (first, second):
+        assert epoch[: len(corpus)] == corpus
+        assert sum(e.label is Label.OUT_OF_SCOPE for e in epoch) == 2
+        own = [e for e in epoch if e.family.startswith("guideline:")]
+        assert [e.text for e in own if e.label is Label.SAFE] == ["Give 20 mg.", "Stop when well."]
+        wrong = [e for e in own if e.label is Label.UNSAFE]
+        assert len(wrong) == 4
+        assert all(re.fullmatch(r"Give (?!20 )[\d.]+ mg\.", e.text) for e in wrong)
+        assert {e.family for e in wrong} == {"guideline:dose"}
+    assert first != second
+
+
+def test_wrong_numbers_are_trained_on(tiny_settings: EncoderSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[str] = set()
 
     def classes(batch: list[Example], rules: list[str]) -> np.ndarray:
@@ -345,10 +363,10 @@ def test_edits_of_numbers_are_trained_on(tiny_settings: EncoderSettings, monkeyp
         return joint_classes(batch, rules)
 
     monkeypatch.setattr(encoder, "joint_classes", classes)
-    rules = [rule("dose", "Give 20 mg."), rule("days")]
-    rows = [example(i, "dose", Label.SAFE, f"zolamide 20 mg for {i}", f"f{i}") for i in range(8)]
-    train(rows, rules, replace(tiny_settings, epochs=2), lambda *_: None)
-    assert any(re.fullmatch(r"zolamide (?!20 )[\d.]+ mg for \d", text) for text in seen)
+    rules = [rule("dose", "Give 20 mg."), rule("days", "Stop when well.")]
+    train(toy(), rules, replace(tiny_settings, epochs=4), lambda *_: None)
+    assert "Give 20 mg." in seen
+    assert any(re.fullmatch(r"Give (?!20 )[\d.]+ mg\.", text) for text in seen)
 
 
 def test_saved_and_loaded_it_gives_the_same(tmp_path: Path, tiny_model: Path) -> None:
