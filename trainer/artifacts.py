@@ -117,12 +117,17 @@ def fresh_folder(path: Path) -> Path:
     return path
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON; the file appears whole or not at all."""
+def write_text(path: Path, text: str) -> None:
+    """Write a text; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from monitor.package import OUT_OF_SCOPE, LinearHead
@@ -45,7 +46,7 @@ class JointHead:
 
     def p_unsafe(self, embeddings: Floats) -> Doubles:
         """Return calibrated probabilities, fp64 [n]."""
-        return np.asarray(1 / (1 + np.exp(-(self.slope * self.margin(embeddings) + self.intercept))))
+        return np.asarray(expit(self.slope * self.margin(embeddings) + self.intercept))
 
 
 @dataclass(frozen=True)
@@ -70,21 +71,45 @@ def in_scope(examples: Sequence[Example]) -> list[int]:
     return [i for i, e in enumerate(examples) if e.label is not Label.OUT_OF_SCOPE]
 
 
-def _regression(embeddings: Floats, classes: Sequence[Any], c: float) -> LogisticRegression:
-    return LogisticRegression(C=c, max_iter=500).fit(embeddings, classes)
+def _regression(embeddings: Floats, classes: Sequence[Any], c: float) -> tuple[list[Any], Doubles, Doubles]:
+    """Return the classes that occur, weights [classes, dim] and bias [classes] of a softmax regression."""
+    found = sorted(set(classes))
+    if len(found) == 1:
+        return found, np.zeros((1, embeddings.shape[1])), np.zeros(1)
+    model = LogisticRegression(C=c, max_iter=500).fit(embeddings, classes)
+    weights, bias = model.coef_, model.intercept_
+    if len(found) == 2:  # scikit-learn gives the log-odds of the second only
+        weights, bias = np.vstack([np.zeros_like(weights), weights]), np.concatenate([[0.0], bias])
+    return list(model.classes_), weights, bias
 
 
-def _head(model: LogisticRegression) -> LinearHead:
+#: Bias of a class that no training statement has: it never wins.
+_NEVER = -1e4
+
+
+def _head(regression: tuple[list[Any], Doubles, Doubles], classes: Sequence[str]) -> LinearHead:
+    """Return the head over `classes`, in their order."""
+    known, weights, bias = regression
+    rows = {str(c): (w, b) for c, w, b in zip(known, weights, bias, strict=True)}
+    absent = (np.zeros(weights.shape[1]), _NEVER)
     return LinearHead(
-        classes=[str(c) for c in model.classes_],
-        weights=np.round(model.coef_, 6).tolist(),
-        bias=np.round(model.intercept_, 6).tolist(),
+        classes=list(classes),
+        weights=[np.round(rows.get(c, absent)[0], 6).tolist() for c in classes],
+        bias=[round(float(rows.get(c, absent)[1]), 6) for c in classes],
     )
 
 
 def calibrate(margins: Doubles, unsafe: NDArray[np.bool_]) -> tuple[float, float]:
     """Return slope and intercept of Platt scaling: p = sigmoid(slope * margin + intercept)."""
-    model = LogisticRegression(C=1e6).fit(margins[:, None], unsafe)
+    n_unsafe, n_safe = int(unsafe.sum()), int((~unsafe).sum())
+    # Platt's targets: short of 0 and 1, so that the slope stays finite where the classes are apart. A row counts for
+    # both labels, with the share of each.
+    target = np.where(unsafe, (n_unsafe + 1) / (n_unsafe + 2), 1 / (n_safe + 2))
+    model = LogisticRegression(C=1e6).fit(
+        np.concatenate([margins, margins])[:, None],
+        np.repeat([True, False], len(margins)),
+        sample_weight=np.concatenate([target, 1 - target]),
+    )
     return float(model.coef_[0, 0]), float(model.intercept_[0])
 
 
@@ -95,27 +120,26 @@ def fit_joint(
     c: float,
 ) -> JointHead:
     """Fit the (recommendation, label) regression on training data, its calibration on validation data (in scope)."""
-    model = _regression(train[0], joint_classes(train[1], recommendations).tolist(), c)
-    # A class without a training statement must never win.
+    known, own_weights, own_bias = _regression(train[0], joint_classes(train[1], recommendations).tolist(), c)
     weights = np.zeros((2 * len(recommendations), train[0].shape[1]))
-    bias = np.full(2 * len(recommendations), -1e4)
-    weights[model.classes_], bias[model.classes_] = model.coef_, model.intercept_
+    bias = np.full(2 * len(recommendations), _NEVER)
+    weights[known], bias[known] = own_weights, own_bias
     raw = JointHead(weights, bias, 1.0, 0.0)
     slope, intercept = calibrate(raw.margin(validation[0]), is_unsafe(validation[1]))
     return JointHead(weights, bias, slope, intercept)
 
 
-def unsafe_threshold(p: Doubles, unsafe: NDArray[np.bool_], false_positive_rate: float) -> float:
-    """Return the least threshold that flags at most this share of the safe validation statements, at least 0.5."""
-    return float(min(max(np.quantile(p[~unsafe], 1 - false_positive_rate), 0.5), 0.99))
+def threshold(p_safe: Doubles, share: float, least: float) -> float:
+    """Return the least threshold, with four decimals, that at most this share of the safe statements reaches.
 
-
-def review_threshold(p: Doubles, unsafe: NDArray[np.bool_], safe_precision: float, ceiling: float) -> float:
-    """Return the greatest threshold below which at least this share of validation statements is safe."""
-    order = np.argsort(p)
-    share_safe = np.cumsum(~unsafe[order]) / np.arange(1, len(p) + 1)
-    good = np.flatnonzero(share_safe >= safe_precision)
-    return float(np.clip(p[order][good[-1]] if len(good) else 0.05, 0.05, ceiling))
+    Never below `least`. At 0.99 the promise ends: a threshold beyond would flag next to nothing.
+    """
+    ranked = np.sort(p_safe)[::-1]
+    allowed = int(share * len(ranked))
+    if allowed >= len(ranked):
+        return least
+    # Above the first score that must not reach it, and so above all that tie with it.
+    return float(np.clip((np.floor(ranked[allowed] * 1e4) + 1) / 1e4, least, 0.99))
 
 
 def fit(
@@ -135,15 +159,17 @@ def fit(
     everything = [e.recommendation or OUT_OF_SCOPE for e in examples[Split.TRAIN]]
     alignment = _regression(embeddings[Split.TRAIN], everything, settings.alignment_c)
     category = _regression(train[0], [str(e.category) for e in train[1]], settings.category_c)
-    p_none = alignment.predict_proba(validation[0])[:, list(alignment.classes_).index(OUT_OF_SCOPE)]
-    p = joint.p_unsafe(validation[0])
-    unsafe = unsafe_threshold(p, is_unsafe(validation[1]), settings.false_positive_rate)
+    aligned = _head(alignment, [*recommendations, OUT_OF_SCOPE])
+    logits = validation[0] @ np.array(aligned.weights).T + np.array(aligned.bias)
+    p_none = np.exp(logits[:, -1] - np.logaddexp.reduce(logits, axis=1))
+    p_safe = joint.p_unsafe(validation[0])[~is_unsafe(validation[1])]
+    unsafe = threshold(p_safe, settings.flagged_safe, 0.5)
     return Classifier(
         joint=joint,
-        alignment=_head(alignment),
-        category=_head(category),
-        unsafe=round(unsafe, 4),
-        review=round(review_threshold(p, is_unsafe(validation[1]), settings.safe_precision, unsafe), 4),
+        alignment=aligned,
+        category=_head(category, [str(c) for c in category[0]]),
+        unsafe=unsafe,
+        review=min(threshold(p_safe, settings.flagged_safe + settings.reviewed_safe, 0.05), unsafe),
         in_scope=round(float(min(np.quantile(1 - p_none, 1 - settings.in_scope_recall), 0.5)), 4),
     )
 

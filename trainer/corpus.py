@@ -13,7 +13,7 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ OUT_OF_SCOPE_FILE = "out_of_scope.jsonl"
 OTHER_TOPICS = "general/*.jsonl"
 #: Statements taken of each other topic; all of them would outnumber the guideline's own.
 _PER_TOPIC = 24
+_TOPIC = "topic:"
 MESSAGE_FILES = "messages*.jsonl"
 
 
@@ -56,17 +57,20 @@ def _problem(row: Mapping[str, Any], known: set[str]) -> str | None:
         return "id or text is missing or not a string"
     if not any(map(str.isalnum, row["text"])):
         return "no letters in the text"
+    for name in ("label", "recommendation", "category", "difficulty", "parent"):
+        if not isinstance(row.get(name), str | None):
+            return f"{name} is not a string"
     label = row.get("label")
     if label not in {*Label}:
         return f"unknown label {label!r}"
+    if row.get("difficulty") not in ({*Difficulty} if label == Label.UNSAFE else {None}):
+        return "difficulty does not fit the label"
     if label == Label.OUT_OF_SCOPE:
-        return None
+        return "an out-of-scope statement names a recommendation" if row.get("recommendation") else None
     if row.get("recommendation") not in known:
         return f"unknown recommendation {row.get('recommendation')!r}"
     if not isinstance(row.get("category"), str):
         return "category is missing"
-    if (label == Label.UNSAFE) != (row.get("difficulty") in {*Difficulty}):
-        return "difficulty does not fit the label"
     return None
 
 
@@ -95,7 +99,7 @@ def _other_topics(corpus: Path) -> Iterator[Example]:
             taken[topic] += 1
             identifier = f"general-{file.stem}-{number}"
             yield Example(
-                identifier, normalise(text), Label.OUT_OF_SCOPE, None, None, None, f"topic:{topic}", "general"
+                identifier, normalise(text), Label.OUT_OF_SCOPE, None, None, None, f"{_TOPIC}{topic}", "general"
             )
 
 
@@ -120,32 +124,51 @@ def load(corpus: Path, recommendations: Sequence[Recommendation]) -> tuple[list[
                 rejected.append(Rejected(str(row.get("id")), file.name, reason, str(row.get("text"))))
             else:
                 examples.append(_example(row, style))
-    kept, rejected = _consistent(examples, rejected)
-    return kept + list(_other_topics(corpus)), rejected
+    return _consistent([*examples, *_other_topics(corpus)], rejected)
+
+
+def _roots(examples: Sequence[Example]) -> list[Example]:
+    """Return the examples with the family of their first ancestor, so that variants of variants stay with them."""
+    parent = {e.id: e.family for e in examples}
+
+    def root(family: str) -> str:
+        seen = set()
+        while parent.get(family, family) != family and family not in seen:
+            seen.add(family)
+            family = parent[family]
+        return family
+
+    return [replace(e, family=root(e.family)) for e in examples]
+
+
+def _file(example: Example) -> str:
+    if example.style == "general":
+        return f"general/{example.id.split('-')[1]}.jsonl"
+    return OUT_OF_SCOPE_FILE if example.style == "out_of_scope" else f"llm_style_{example.style}.jsonl"
 
 
 def _consistent(examples: list[Example], rejected: list[Rejected]) -> tuple[list[Example], list[Rejected]]:
-    """Reject children without their parent, ids that repeat, and texts that have two labels."""
+    """Reject ids that repeat, texts that have two labels, and variants whose parent is not there or was rejected."""
     labels = defaultdict(set)
     for example in examples:
         labels[example.text.lower()].add(example.label)
-    seen: set[str] = set()
-    ids = {e.id for e in examples}
-    kept = []
+    kept: dict[str, Example] = {}
     for example in examples:
         reason = None
-        if example.id in seen:
+        if example.id in kept:
             reason = "id occurs twice"
-        elif example.family not in ids:
-            reason = f"parent {example.family} is not there"
         elif len(labels[example.text.lower()]) > 1:
             reason = "the same text has two labels"
-        seen.add(example.id)
         if reason:
-            rejected.append(Rejected(example.id, example.style, reason, example.text))
+            rejected.append(Rejected(example.id, _file(example), reason, example.text))
         else:
-            kept.append(example)
-    return kept, rejected
+            kept[example.id] = example
+    while orphans := [e for e in kept.values() if e.family not in kept and not e.family.startswith(_TOPIC)]:
+        for example in orphans:
+            reason = f"parent {example.family} is not there"
+            rejected.append(Rejected(example.id, _file(example), reason, example.text))
+            del kept[example.id]
+    return _roots(list(kept.values())), rejected
 
 
 def groups(examples: Iterable[Example]) -> dict[str, str]:

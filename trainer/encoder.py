@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 from monitor.errors import ConfigurationError
 from trainer.artifacts import RunFolder, fresh_folder
 from trainer.edits import guideline_example, number_edits
-from trainer.errors import StageMissing
+from trainer.errors import CorpusError, StageMissing
 from trainer.losses import joint_cross_entropy, supervised_contrastive
 from trainer.settings import DEFAULT_ENCODER, EncoderSettings
 from trainer.types import Example, Label, Recommendation
@@ -136,7 +136,8 @@ class Embedder:
     def __init__(self, encoder: SentenceEncoder, tokenizer: Tokenizer, *, max_length: int, sub_batch: int) -> None:
         self.encoder = encoder.to(device())
         self._tokenizer = tokenizer
-        self._max_length = max_length
+        positions = getattr(getattr(encoder.transformer, "config", None), "max_position_embeddings", None)
+        self._max_length = min(max_length, positions or max_length)
         self._sub_batch = sub_batch
         self._where = device()
         self._half = _half_is_faster(self._where)
@@ -277,8 +278,11 @@ def train(
         weight_decay=settings.weight_decay,
     )
     rates = [group["lr"] for group in optimiser.param_groups]
+    if not any(e.label is not Label.OUT_OF_SCOPE for e in examples):
+        raise CorpusError("no statement on the guideline to train on: see splits.json and rejected.jsonl of the run")
+    rows_per_epoch = len(_epoch(examples, recommendations, settings, random.Random(0)))
     schedule = _Schedule(
-        settings.epochs * max(len(examples) // settings.batch_size, 1), settings.max_minutes, settings.warmup
+        settings.epochs * max(rows_per_epoch // settings.batch_size, 1), settings.max_minutes, settings.warmup
     )
     encoder.train()
     seen, loss_value, started = 0, float("nan"), time.monotonic()
@@ -308,7 +312,7 @@ def train(
             speed = seen / (time.monotonic() - started)
             report(schedule.progress, f"loss {loss_value:.2f}, {speed:.0f} statements/s")
     return embedder, {
-        "epochs": round(seen / max(len(examples), 1), 2),
+        "epochs": round(seen / rows_per_epoch, 2),
         "statements_per_second": round(seen / (time.monotonic() - started), 1),
         "final_loss": round(loss_value, 3),
     }

@@ -44,7 +44,7 @@ from monitor.memory import MemoryStore
 from monitor.package import MANIFEST, EvaluationSummary, ModelPackage
 from monitor.settings import DEFAULT_RUN, Settings
 from monitor.types import Message, StatementScore, Verdict
-from trainer.artifacts import RunFolder, read_json_lines, write_json
+from trainer.artifacts import RunFolder, read_json_lines, write_json, write_text
 from trainer.classifier import calibrate, embed_splits, fit_joint, in_scope, is_unsafe
 from trainer.corpus import MESSAGE_FILES, load_split
 from trainer.encoder import Embedder, Floats, load_pretrained
@@ -105,11 +105,13 @@ def score_rows(
 
     A stratum holds its unsafe statements and all safe ones of the split.
     """
-    rows = []
+    rows: list[Metric] = []
     strata = {"all": None} | {d.value: d for d in Difficulty}
     for stratum, difficulty in strata.items():
         keep = [i for i, e in enumerate(examples) if difficulty is None or e.difficulty in (None, difficulty)]
         unsafe, scores = is_unsafe([examples[i] for i in keep]), p[keep]
+        if not 0 < unsafe.sum() < len(unsafe):
+            continue  # of one class only: nothing to tell apart
         samples = list(_resamples([examples[i].family for i in keep], settings))
         for name, metric in METRICS.items():
             values = [_safely(metric, unsafe[s], scores[s]) for s in samples]
@@ -121,17 +123,18 @@ def score_rows(
     return rows
 
 
-def _share(suite: str, split: str, stratum: str, metric: str, hits: int, n: int) -> Metric:
-    """Return a share with its 95% Wilson interval."""
+def _share(suite: str, split: str, stratum: str, metric: str, hits: int, n: int) -> list[Metric]:
+    """Return a share with its 95% Wilson interval; no row where there is nothing to take a share of."""
     if n == 0:
-        return Metric(suite, CONTRASTIVE, split, stratum, metric, float("nan"), float("nan"), float("nan"), 0)
+        return []
     z, p = 1.96, hits / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     low, high = max(centre - half, 0.0), min(centre + half, 1.0)
-    return Metric(
+    row = Metric(
         suite, CONTRASTIVE, split, stratum, metric, round(p, 4), round(float(low), 4), round(float(high), 4), n
     )
+    return [row]
 
 
 def operating_point(
@@ -147,8 +150,8 @@ def operating_point(
     right = sum(s.recommendation == e.recommendation for s, e in zip(scores, examples, strict=True))
     name = split.value
     return [
-        _share("policy", name, "unsafe", "flagged", int((flagged & unsafe).sum()), int(unsafe.sum())),
-        _share(
+        *_share("policy", name, "unsafe", "flagged", int((flagged & unsafe).sum()), int(unsafe.sum())),
+        *_share(
             "policy",
             name,
             "unsafe",
@@ -156,16 +159,21 @@ def operating_point(
             int(((flagged | review) & unsafe).sum()),
             int(unsafe.sum()),
         ),
-        _share("policy", name, "safe", "flagged", int((flagged & ~unsafe).sum()), int((~unsafe).sum())),
-        _share("policy", name, "safe", "in review", int((review & ~unsafe).sum()), int((~unsafe).sum())),
-        _share("policy", name, "all", "out of scope", int((~judged).sum()), len(unsafe)),
-        _share("alignment", name, "all", "right recommendation", right, len(unsafe)),
+        *_share("policy", name, "safe", "flagged", int((flagged & ~unsafe).sum()), int((~unsafe).sum())),
+        *_share("policy", name, "safe", "in review", int((review & ~unsafe).sum()), int((~unsafe).sum())),
+        *_share("policy", name, "all", "out of scope", int((~judged).sum()), len(unsafe)),
+        *_share("alignment", name, "all", "right recommendation", right, len(unsafe)),
     ]
+
+
+def _settings() -> Settings:
+    """Return settings that measure the package itself, whatever thresholds this machine's environment sets."""
+    return Settings(scorer="onnx", threshold_unsafe=None, threshold_review=None)
 
 
 async def score_package(package: ModelPackage, texts: Sequence[str]) -> list[StatementScore]:
     """Return the scores that the monitor would compute for whole statements."""
-    scorer = build_scorer(Settings(scorer="onnx"), package)
+    scorer = build_scorer(_settings(), package)
     try:
         return Alignment(package.manifest).read(await scorer.score(texts))
     finally:
@@ -174,7 +182,7 @@ async def score_package(package: ModelPackage, texts: Sequence[str]) -> list[Sta
 
 async def judge_messages(package: ModelPackage, rows: Sequence[dict[str, Any]]) -> list[MessageOutcome]:
     """Screen whole answers and hold the flags against the marked spans."""
-    screening = build_screening(Settings(scorer="onnx"), package, MemoryStore())
+    screening = build_screening(_settings(), package, MemoryStore())
     try:
         verdicts = await screening.screen([Message(id=row["id"], text=row["text"]) for row in rows])
     finally:
@@ -199,9 +207,15 @@ def message_rows(outcomes: Sequence[MessageOutcome]) -> list[Metric]:
         label: sum(o.verdict is Verdict.UNSAFE for o in by_label(label)) for label in ("unsafe", "safe", "out_of_scope")
     }
     return [
-        *(_share("messages", "all", label, "flagged", n, len(by_label(label))) for label, n in flagged.items()),
-        _share("messages", "all", "spans", "found", sum(o.spans_hit for o in outcomes), sum(o.spans for o in outcomes)),
-        _share(
+        *(
+            row
+            for label, n in flagged.items()
+            for row in _share("messages", "all", label, "flagged", n, len(by_label(label)))
+        ),
+        *_share(
+            "messages", "all", "spans", "found", sum(o.spans_hit for o in outcomes), sum(o.spans for o in outcomes)
+        ),
+        *_share(
             "messages",
             "all",
             "flags",
@@ -312,10 +326,12 @@ def write_report(folder: RunFolder, rows: Sequence[Metric], figures: dict[str, F
 
 
 def _summaries(rows: Sequence[Metric]) -> list[EvaluationSummary]:
+    found = {
+        (r.split, r.metric): r for r in rows if (r.suite, r.model, r.stratum) == ("statements", CONTRASTIVE, "all")
+    }
+
     def value(split: Split, metric: str) -> Metric:
-        return next(
-            r for r in rows if (r.model, r.split, r.stratum, r.metric) == (CONTRASTIVE, split.value, "all", metric)
-        )
+        return found[split.value, metric]
 
     return [
         EvaluationSummary(
@@ -327,6 +343,7 @@ def _summaries(rows: Sequence[Metric]) -> list[EvaluationSummary]:
             n=value(split, "AUC").n,
         )
         for split in _TESTS
+        if (split.value, "AUC") in found
     ]
 
 
@@ -365,17 +382,9 @@ def run(
     outside = [e.text for e in examples[Split.TEST_ID] if e.recommendation is None]
     limits = package.manifest.thresholds
     passed = [s for s in asyncio.run(score_package(package, outside)) if s.p_in_scope >= limits.in_scope]
-    rows.append(
-        _share(
-            "out of scope",
-            Split.TEST_ID.value,
-            "all",
-            "flagged",
-            sum(s.p_unsafe >= limits.unsafe for s in passed),
-            len(outside),
-        )
-    )
-    rows.append(_share("out of scope", Split.TEST_ID.value, "all", "judged", len(passed), len(outside)))
+    flagged = sum(s.p_unsafe >= limits.unsafe for s in passed)
+    rows += _share("out of scope", Split.TEST_ID.value, "all", "flagged", flagged, len(outside))
+    rows += _share("out of scope", Split.TEST_ID.value, "all", "judged", len(passed), len(outside))
     messages = [row for file in sorted(corpus.glob(MESSAGE_FILES)) for row in read_json_lines(file)]
     if messages:
         rows += message_rows(asyncio.run(judge_messages(package, messages)))
@@ -389,7 +398,7 @@ def run(
         "Voices never heard": plot_curves(ood, {m: p[m][Split.TEST_OOD] for m in _COLOURS}),
     }
     manifest = package.manifest.model_copy(update={"evaluation": _summaries(rows)})
-    (folder.package / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+    write_text(folder.package / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
     write_report(folder, rows, figures, ModelPackage.load(folder.package))
     progress.advance(task)
     best = {s.suite: s for s in manifest.evaluation}

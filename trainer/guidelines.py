@@ -9,6 +9,7 @@ sentences that say what to do become the recommendations.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -20,12 +21,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from monitor.segmentation import segment
 from monitor.text import normalise
 from trainer.artifacts import RunFolder, digest, read_json_lines, write_rows
-from trainer.errors import PackError
+from trainer.errors import CorpusError, PackError
 from trainer.types import Recommendation
 
 DEFAULT_PACK = Path(__file__).parent / "data" / "guidelines" / "covid19-remdesivir.yaml"
 
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(?:(?P<number>\d+(?:\.\d+)*)\.?[ \t]+)?(?P<title>.+?)[ \t]*$", re.MULTILINE)
+#: A passage that shares fewer of a recommendation's words does not say it.
+_LEAST_SUPPORT = 0.5
 _WORD = re.compile(r"[a-z]{3,}|\d+(?:\.\d+)?%?")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _DIRECTIVE = re.compile(
@@ -130,7 +133,7 @@ class Section:
 
 
 def sections(document: str) -> list[Section]:
-    """Cut a Markdown document at its headings; a heading without a number gets its ordinal."""
+    """Cut a Markdown document at its headings; a heading without a number is called by its ordinal, `h0`."""
     headings = list(_HEADING.finditer(document))
     if not headings:
         return [Section("1", "", document, 0, len(document))]
@@ -138,7 +141,7 @@ def sections(document: str) -> list[Section]:
     for ordinal, heading in enumerate(headings):
         start = heading.end()
         end = headings[ordinal + 1].start() if ordinal + 1 < len(headings) else len(document)
-        number = heading["number"] or str(ordinal)
+        number = heading["number"] or f"h{ordinal}"
         result.append(Section(number, heading["title"], document[start:end], start, end))
     return result
 
@@ -161,22 +164,40 @@ def _support(text: str, section: Section) -> tuple[str, int, int, float]:
     return best
 
 
-def _curated(pack: Pack, source: SourceSpec, document: str) -> list[Recommendation]:
+def _curated_rows(file: Path) -> list[tuple[str, str, str]]:
+    """Return id, section and text of each curated recommendation."""
+    try:
+        rows = list(read_json_lines(file))
+    except CorpusError as error:
+        raise PackError(str(error)) from error
+    result: dict[str, tuple[str, str, str]] = {}
+    for row in rows:
+        name = row.get("id", "a recommendation")
+        for field in ("id", "section", "text"):
+            if field not in row:
+                raise PackError(f"{file}: {name} lacks '{field}'")
+            if not isinstance(row[field], str):
+                raise PackError(f"{file}: {name}: {field} is not a string")
+        if name in result:
+            raise PackError(f"{file}: {name}: two recommendations have the same id")
+        result[name] = (row["id"], row["section"], row["text"])
+    return list(result.values())
+
+
+def _curated(pack: Pack, documents: Sequence[tuple[SourceSpec, str]]) -> list[Recommendation]:
     file = pack.resolve(str(pack.spec.recommendations))
-    by_number = {section.number: section for section in sections(document)}
     result = []
-    for row in read_json_lines(file):
-        try:
-            identifier, number, text = row["id"], row["section"], row["text"]
-        except KeyError as error:
-            raise PackError(f"{file}: a recommendation lacks {error}") from error
-        section = by_number.get(number)
-        if section is None:
-            raise PackError(f"{file}: {identifier}: {source.path} has no section {number}")
+    for identifier, number, text in _curated_rows(file):
+        found = [(source, s) for source, document in documents for s in sections(document) if s.number == number]
+        if not found:
+            names = ", ".join(source.path for source, _ in documents)
+            raise PackError(f"{file}: {identifier}: {names} has no section {number}")
+        source, section, (quote, start, end, share) = max(
+            ((source, section, _support(text, section)) for source, section in found), key=lambda f: f[2][3]
+        )
         if missing := set(_NUMBER.findall(text)) - set(_NUMBER.findall(f"{section.title} {section.body}")):
             raise PackError(f"{file}: {identifier}: section {number} does not say {', '.join(sorted(missing))}")
-        quote, start, end, share = _support(text, section)
-        if share < 0.5:
+        if share < _LEAST_SUPPORT:
             raise PackError(
                 f"{file}: {identifier}: section {number} does not support it (best passage shares {share:.0%})"
             )
@@ -186,13 +207,13 @@ def _curated(pack: Pack, source: SourceSpec, document: str) -> list[Recommendati
     return result
 
 
-def _from_sentences(source: SourceSpec, document: str) -> list[Recommendation]:
+def _from_sentences(source: SourceSpec, document: str, prefix: str) -> list[Recommendation]:
     result = []
     for section in sections(document):
         sentences = [s for s in segment(section.body) if _DIRECTIVE.search(s.normalised)]
         for ordinal, sentence in enumerate(sentences, 1):
             start, end = section.start + sentence.start, section.start + sentence.end
-            identifier = f"{section.number}-{ordinal}"
+            identifier = f"{prefix}{section.number}-{ordinal}"
             result.append(
                 Recommendation(
                     identifier,
@@ -209,20 +230,32 @@ def _from_sentences(source: SourceSpec, document: str) -> list[Recommendation]:
     return result
 
 
+def _read(path: Path) -> str:
+    if path.suffix.lower() not in (".md", ".txt"):
+        raise PackError(f"{path}: only Markdown and plain text are read, not {path.suffix or 'this kind'}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PackError(f"{path}: cannot be read: {error}") from error
+
+
 def extract(pack: Pack) -> list[Recommendation]:
     """Return the recommendations of a pack, in document order.
 
     Raises:
         PackError: a document is missing or of a kind that cannot be read yet, or does not support a recommendation.
     """
-    result: list[Recommendation] = []
-    for source in pack.spec.sources:
-        path = pack.resolve(source.path)
-        if path.suffix.lower() not in (".md", ".txt"):
-            raise PackError(f"{path}: only Markdown and plain text are read, not {path.suffix or 'this kind'}")
-        document = path.read_text(encoding="utf-8")
-        curated = pack.spec.recommendations is not None
-        result += _curated(pack, source, document) if curated else _from_sentences(source, document)
+    documents = [(source, _read(pack.resolve(source.path))) for source in pack.spec.sources]
+    if pack.spec.recommendations is not None:
+        result = _curated(pack, documents)
+    else:
+        several = len(documents) > 1
+        prefixes = [f"{Path(source.path).stem}-" if several else "" for source, _ in documents]
+        result = [
+            r
+            for (source, text), prefix in zip(documents, prefixes, strict=True)
+            for r in _from_sentences(source, text, prefix)
+        ]
     if not result:
         raise PackError(f"{pack.path}: no recommendation was found in its sources")
     if len({r.id for r in result}) < len(result):

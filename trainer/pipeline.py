@@ -19,12 +19,14 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from monitor.package import MANIFEST
 from monitor.settings import DEFAULT_RUN
 from trainer import classifier, corpus, encoder, evaluation, export, guidelines
 from trainer.artifacts import RunFolder, digest, fingerprint, read_rows, write_json
+from trainer.corpus import SplitSettings
 from trainer.errors import StageMissing
 from trainer.guidelines import DEFAULT_PACK, Pack
-from trainer.settings import PROFILES, EncoderSettings, TrainSettings
+from trainer.settings import PROFILES, ClassifierSettings, EncoderSettings, EvaluationSettings, TrainSettings
 from trainer.types import Recommendation, Split
 
 STAGES = ("extract", "corpus", "encoder", "classifier", "export", "evaluate")
@@ -90,6 +92,11 @@ class Pipeline:
             self.pack.corpus, self._ids(), self.folder, own.encoder, own.classifier, own.evaluation, progress
         )
 
+    def _exported(self) -> str:
+        """Return what export wrote into the manifest: all but the summary that evaluate adds to it."""
+        manifest = json.loads((self.folder.package / MANIFEST).read_text())
+        return fingerprint({**manifest, "evaluation": []})
+
     def _stages(self) -> list[_Stage]:
         folder, settings = self.folder, self.settings
         served = [folder.package / "encoder", folder.package / "tokenizer.json"]
@@ -124,14 +131,14 @@ class Pipeline:
             ),
             _Stage(
                 "export",
-                lambda: fingerprint(self.pack.fingerprint(), of(folder.encoder, folder.classifier)),
+                lambda: fingerprint(self.pack.fingerprint(), of(folder.encoder, folder.classifier, folder.statements)),
                 served,
                 self._export,
             ),
             _Stage(
                 "evaluate",
                 lambda: fingerprint(
-                    settings.evaluation, of(*served, folder.statements, folder.splits, self.pack.corpus)
+                    settings.evaluation, self._exported(), of(folder.statements, folder.splits, self.pack.corpus)
                 ),
                 [folder.evaluation],
                 self._evaluate,
@@ -144,7 +151,7 @@ class Pipeline:
         Raises:
             StageMissing: a stage before the first wanted one has not been run.
         """
-        write_json(self.folder.root / "settings.json", {"pack": str(self.pack.path), **asdict(self.settings)})
+        write_json(self.folder.root / "settings.json", {"pack": str(self.pack.path.resolve()), **asdict(self.settings)})
         for stage in self._stages():
             if stage.name not in wanted:
                 if any(not path.exists() for path in stage.artifacts) and STAGES.index(stage.name) < max(
@@ -155,7 +162,8 @@ class Pipeline:
                     )
                 continue
             print_ = fingerprint(stage.name, stage.inputs())
-            if not again and self.folder.is_current(stage.name, print_):
+            whole = stage.name != "export" or (self.folder.package / MANIFEST).exists()
+            if not again and whole and self.folder.is_current(stage.name, print_):
                 console.print(f"[dim]{stage.name:<11} is current[/dim]")
                 continue
             started = time.monotonic()
@@ -176,14 +184,20 @@ def _progress(console: Console) -> Progress:
 
 
 def _load_settings(folder: RunFolder) -> tuple[Pack, TrainSettings]:
-    """Return pack and profile of an earlier run."""
+    """Return pack and settings of an earlier run."""
     file = folder.root / "settings.json"
     if not file.exists():
         raise StageMissing(f"{folder.root}: nothing was trained there: run `guardline train --run {folder.root}`")
     content = json.loads(file.read_text())
-    settings = PROFILES[content["profile"]]
-    own = EncoderSettings(**content["encoder"])
-    return Pack.load(Path(content["pack"])), replace(settings, encoder=own)
+    split = SplitSettings(**{**content["split"], "held_out_styles": tuple(content["split"]["held_out_styles"])})
+    settings = TrainSettings(
+        profile=content["profile"],
+        split=split,
+        encoder=EncoderSettings(**content["encoder"]),
+        classifier=ClassifierSettings(**content["classifier"]),
+        evaluation=EvaluationSettings(**content["evaluation"]),
+    )
+    return Pack.load(Path(content["pack"])), settings
 
 
 def evaluate_again(folder: RunFolder) -> None:
