@@ -10,39 +10,28 @@ percentile bootstraps over families, because a parent and its variants are not i
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import click
-import jinja2
-import matplotlib as mpl
 import numpy as np
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import (
     average_precision_score,
     balanced_accuracy_score,
     f1_score,
-    precision_recall_curve,
     roc_auc_score,
-    roc_curve,
 )
 
 from monitor.alignment import Alignment
 from monitor.factory import build_scorer, build_screening
 from monitor.memory import MemoryStore
 from monitor.package import MANIFEST, EvaluationSummary, ModelPackage
-from monitor.settings import DEFAULT_RUN, Settings
+from monitor.settings import Settings
 from monitor.types import Message, StatementScore, Verdict
 from trainer.artifacts import RunFolder, read_json_lines, write_json, write_text
 from trainer.classifier import calibrate, embed_splits, fit_joint, in_scope, is_unsafe
@@ -52,13 +41,10 @@ from trainer.errors import StageMissing
 from trainer.settings import ClassifierSettings, EncoderSettings, EvaluationSettings
 from trainer.types import Difficulty, Example, Metric, Split
 
-mpl.use("Agg")
-
 CONTRASTIVE = "contrastive"
 FROZEN = "frozen"
 FROZEN_BINARY = "frozen, one hyperplane"
-_TESTS = (Split.TEST_ID, Split.TEST_OOD)
-_TEMPLATES = Path(__file__).parent / "templates"
+TESTS = (Split.TEST_ID, Split.TEST_OOD)
 Doubles = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -73,6 +59,16 @@ class MessageOutcome:
     spans_hit: int
     flags: int
     flags_on_spans: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation found: all rows, the summary, and the scores of the held-out voices by model."""
+
+    rows: list[Metric]
+    summary: list[EvaluationSummary]
+    unsafe: Bools
+    p_unsafe: dict[str, Doubles]
 
 
 def _safely(metric: Callable[[Bools, Doubles], float], unsafe: Bools, p: Doubles) -> float:
@@ -249,80 +245,9 @@ def _baselines(
         return np.asarray(1 / (1 + np.exp(-(slope * plain.decision_function(data[part][0]) + intercept))))
 
     return {
-        FROZEN_BINARY: {part: plain_p(part) for part in _TESTS},
-        FROZEN: {part: joint.p_unsafe(data[part][0]) for part in _TESTS},
+        FROZEN_BINARY: {part: plain_p(part) for part in TESTS},
+        FROZEN: {part: joint.p_unsafe(data[part][0]) for part in TESTS},
     }
-
-
-def _figure_uri(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
-    plt.close(figure)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-_COLOURS = {FROZEN_BINARY: "#b0b7c3", FROZEN: "#6b7a90", CONTRASTIVE: "#c2410c"}
-
-
-def plot_bars(rows: Sequence[Metric], metric: str) -> Figure:
-    """Plot one metric of every model by stratum, a panel per split, with intervals."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
-    strata = ["all", *Difficulty]
-    for axis, split in zip(axes, _TESTS, strict=True):
-        for offset, model in enumerate(_COLOURS):
-            mine = {r.stratum: r for r in rows if (r.model, r.split, r.metric) == (model, split.value, metric)}
-            x = np.arange(len(strata)) + (offset - 1) * 0.27
-            values = np.array([mine[s].value for s in strata])
-            errors = np.array([[mine[s].value - mine[s].low, mine[s].high - mine[s].value] for s in strata]).T
-            axis.bar(x, values, 0.25, yerr=np.clip(errors, 0, None), color=_COLOURS[model], label=model, capsize=2)
-        axis.set_xticks(range(len(strata)), strata)
-        axis.set_title("voices heard in training" if split is Split.TEST_ID else "voices never heard")
-        axis.axhline(0.5, color="black", linewidth=0.6, linestyle=":")
-        axis.set_ylim(0.3, 1)
-    axes[0].set_ylabel(metric)
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, -0.06)
-    )
-    return figure
-
-
-def plot_curves(unsafe: Bools, p: dict[str, Doubles]) -> Figure:
-    """Plot ROC, precision against recall, and calibration on the held-out voices."""
-    figure, (roc, pr, calibration) = plt.subplots(1, 3, figsize=(12, 3.8))
-    for model, scores in p.items():
-        fpr, tpr, _ = roc_curve(unsafe, scores)
-        roc.plot(fpr, tpr, color=_COLOURS[model], label=f"{model}: {roc_auc_score(unsafe, scores):.3f}")
-        precision, recall, _ = precision_recall_curve(unsafe, scores)
-        pr.plot(recall, precision, color=_COLOURS[model])
-    edges = np.quantile(p[CONTRASTIVE], np.linspace(0, 1, 11))
-    bins = np.clip(np.searchsorted(edges, p[CONTRASTIVE], side="right") - 1, 0, 9)
-    means = [(p[CONTRASTIVE][bins == b].mean(), unsafe[bins == b].mean()) for b in range(10) if (bins == b).any()]
-    calibration.plot([0, 1], [0, 1], color="black", linewidth=0.6, linestyle=":")
-    calibration.plot(*zip(*means, strict=True), marker="o", color=_COLOURS[CONTRASTIVE])
-    roc.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC (AUC)")
-    roc.legend(frameon=False, fontsize=8, loc="lower right")
-    pr.set(xlabel="recall", ylabel="precision", title="precision and recall")
-    calibration.set(xlabel="score", ylabel="share unsafe", title="calibration, by tenths of the scores")
-    return figure
-
-
-def write_report(folder: RunFolder, rows: Sequence[Metric], figures: dict[str, Figure], package: ModelPackage) -> Path:
-    """Write the HTML report: one file, plots inside."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True)
-    page = environment.get_template("report.html.j2").render(
-        manifest=package.manifest,
-        rows=rows,
-        statements=[r for r in rows if r.suite == "statements"],
-        others=[r for r in rows if r.suite != "statements"],
-        models=list(_COLOURS),
-        metrics=list(METRICS),
-        strata=["all", *(d.value for d in Difficulty)],
-        splits={Split.TEST_ID.value: "voices heard in training", Split.TEST_OOD.value: "voices never heard"},
-        figures={title: _figure_uri(figure) for title, figure in figures.items()},
-    )
-    path = folder.evaluation / "report.html"
-    path.write_text(page, encoding="utf-8")
-    return path
 
 
 def _summaries(rows: Sequence[Metric]) -> list[EvaluationSummary]:
@@ -342,7 +267,7 @@ def _summaries(rows: Sequence[Metric]) -> list[EvaluationSummary]:
             balanced_accuracy=value(split, "balanced accuracy").value,
             n=value(split, "AUC").n,
         )
-        for split in _TESTS
+        for split in TESTS
         if (split.value, "AUC") in found
     ]
 
@@ -359,8 +284,8 @@ def run(
     classifier: ClassifierSettings,
     settings: EvaluationSettings,
     progress: Progress,
-) -> dict[str, Any]:
-    """Run the stage; return what to say of it."""
+) -> Measured:
+    """Measure the package of a run, write `metrics.json` and put the summary into the manifest."""
     package = ModelPackage.load(folder.package)
     examples = load_split(folder)
     frozen = Embedder(*load_pretrained(encoder.base), max_length=encoder.max_length, sub_batch=2 * encoder.sub_batch)
@@ -369,7 +294,7 @@ def run(
     task = progress.add_task("evaluate: served model", total=5)
     rows: list[Metric] = []
     p[CONTRASTIVE] = {}
-    for part in _TESTS:
+    for part in TESTS:
         scoped = _scoped(examples[part])
         scores = asyncio.run(score_package(package, [e.text for e in scoped]))
         p[CONTRASTIVE][part] = np.array([s.p_unsafe for s in scores], dtype=np.float64)
@@ -391,18 +316,11 @@ def run(
     progress.advance(task)
     folder.evaluation.mkdir(parents=True, exist_ok=True)
     write_json(folder.evaluation / "metrics.json", [asdict(r) for r in rows])
-    ood = is_unsafe(_scoped(examples[Split.TEST_OOD]))
-    figures = {
-        "F1 by difficulty": plot_bars(rows, "F1"),
-        "AUC by difficulty": plot_bars(rows, "AUC"),
-        "Voices never heard": plot_curves(ood, {m: p[m][Split.TEST_OOD] for m in _COLOURS}),
-    }
     manifest = package.manifest.model_copy(update={"evaluation": _summaries(rows)})
     write_text(folder.package / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
-    write_report(folder, rows, figures, ModelPackage.load(folder.package))
     progress.advance(task)
-    best = {s.suite: s for s in manifest.evaluation}
-    return {name: f"AUC {s.auc:.3f}, F1 {s.f1:.3f}" for name, s in best.items()}
+    ood = Split.TEST_OOD
+    return Measured(rows, manifest.evaluation, is_unsafe(_scoped(examples[ood])), {m: by[ood] for m, by in p.items()})
 
 
 def load_metrics(folder: RunFolder) -> list[Metric]:
@@ -415,67 +333,3 @@ def load_metrics(folder: RunFolder) -> list[Metric]:
     if not file.exists():
         raise StageMissing(f"{folder.root}: no evaluation there: run `guardline train --run {folder.root}`")
     return [Metric(**row) for row in json.loads(file.read_text())]
-
-
-def comparison(rows: Sequence[Metric], split: Split, title: str) -> Table:
-    """Return a table of every metric and stratum of one split, a column per model."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("metric")
-    table.add_column("statements")
-    for model in _COLOURS:
-        table.add_column(model, justify="right")
-    for metric in METRICS:
-        for stratum in ["all", *(d.value for d in Difficulty)]:
-            cells = []
-            for model in _COLOURS:
-                found = [
-                    r
-                    for r in rows
-                    if (r.suite, r.model, r.split, r.stratum, r.metric)
-                    == ("statements", model, split.value, stratum, metric)
-                ]
-                cells.append(f"{found[0].value:.3f} ({found[0].low:.2f}-{found[0].high:.2f})" if found else "")
-            table.add_row(metric if stratum == "all" else "", stratum, *cells, end_section=stratum == "hard")
-    return table
-
-
-def shares(rows: Sequence[Metric]) -> Table:
-    """Return a table of all other suites."""
-    table = Table(title="The monitor's path at the package's thresholds", title_justify="left")
-    for name in ("suite", "split", "of", "are", "share", "95% interval", "n"):
-        table.add_column(name, justify="right" if name in ("share", "n") else "left")
-    for r in rows:
-        if r.suite != "statements":
-            table.add_row(
-                r.suite, r.split, r.stratum, r.metric, f"{r.value:.3f}", f"{r.low:.2f}-{r.high:.2f}", str(r.n)
-            )
-    return table
-
-
-@click.command()
-@click.option(
-    "--run",
-    "run_",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=DEFAULT_RUN,
-    show_default=True,
-    help="Run folder.",
-)
-@click.option("--again", is_flag=True, help="Compute the figures again, even where they are current.")
-@click.option("--json", "json_", is_flag=True, help="Print the rows of metrics.json instead of tables.")
-def command(run_: Path, again: bool, json_: bool) -> None:
-    """Print how a run's model does: frozen encoder against contrastive, side by side, with 95% intervals."""
-    from trainer.pipeline import evaluate_again
-
-    folder = RunFolder(run_)
-    if again:
-        evaluate_again(folder)
-    rows = load_metrics(folder)
-    if json_:
-        click.echo(json.dumps([asdict(r) for r in rows]))
-        return
-    console = Console()
-    console.print(comparison(rows, Split.TEST_ID, "Voices heard in training (families held out)"))
-    console.print(comparison(rows, Split.TEST_OOD, "Voices never heard"))
-    console.print(shares(rows))
-    console.print(f"Decisions at a calibrated probability of one half. Plots: {folder.evaluation / 'report.html'}")

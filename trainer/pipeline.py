@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from monitor.package import MANIFEST
 from monitor.settings import DEFAULT_RUN
-from trainer import classifier, corpus, encoder, evaluation, export, guidelines
+from trainer import classifier, corpus, encoder, evaluation, export, guidelines, report
 from trainer.artifacts import RunFolder, digest, fingerprint, read_rows, write_json
 from trainer.corpus import SplitSettings
 from trainer.errors import StageMissing
@@ -88,9 +88,11 @@ class Pipeline:
 
     def _evaluate(self, progress: Progress) -> dict[str, Any]:
         own = self.settings
-        return evaluation.run(
+        measured = evaluation.run(
             self.pack.corpus, self._ids(), self.folder, own.encoder, own.classifier, own.evaluation, progress
         )
+        report.write_report(self.folder, measured)
+        return {s.suite: f"AUC {s.auc:.3f}, F1 {s.f1:.3f}" for s in measured.summary}
 
     def _exported(self) -> str:
         """Return what export wrote into the manifest: all but the summary that evaluate adds to it."""
