@@ -7,6 +7,7 @@ torch nor transformers is loaded: the model runs in ONNX Runtime or Triton.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 from pathlib import Path
@@ -34,6 +35,8 @@ _MAX_POLL_INTERVAL = 86_400.0
 class _App(faust.App):
     """Faust without its data folder: there are no tables, and the working directory is not ours to fill."""
 
+    logger = logging.getLogger("faust.app")  # else its lifecycle lines would come as ours
+
     async def on_first_start(self) -> None:
         """Make no folders."""
 
@@ -45,9 +48,11 @@ def build_app(settings: Settings) -> faust.App:
         broker=[f"kafka://{address}" for address in settings.kafka_bootstrap.split(",")],
         broker_client_id="guardline",
         broker_commit_interval=1.0,
+        broker_heartbeat_interval=settings.session_timeout / 10,
         broker_max_poll_interval=_MAX_POLL_INTERVAL,
         # The group must wait for a member that drains, else its partitions move while their work is unfinished.
         broker_rebalance_timeout=settings.drain_timeout * 2,
+        broker_session_timeout=settings.session_timeout,
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=settings.instance,
         datadir=Path(gettempdir()) / f"guardline-{os.getpid()}",

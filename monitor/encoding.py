@@ -85,7 +85,10 @@ class TextEncoder:
             scores = await self._backend.infer(ids, mask)
         expected = (len(rows), self._spec.dimension)
         if scores.embeddings.shape != expected or scores.p_unsafe.shape != expected[:1]:
-            raise ModelMismatch(f"the model gave {scores.embeddings.shape} for a batch of {expected}: export it again")
+            raise ModelMismatch(
+                f"the model gave {scores.embeddings.shape} and {scores.p_unsafe.shape} for a batch of {len(rows)}, not "
+                f"{expected} and {expected[:1]}: export it again"
+            )
         if not (np.isfinite(scores.embeddings).all() and np.isfinite(scores.p_unsafe).all()):
             raise ScorerUnavailable("the model gave NaN or infinity; no verdict is made of that")
         return scores

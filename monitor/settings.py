@@ -41,6 +41,9 @@ class Settings(BaseSettings):
         default=None,
         description="Static membership id of this worker, unique in the group: a restart then moves no partitions.",
     )
+    session_timeout: float = Field(
+        default=30, gt=0, description="Seconds after which the group gives up a worker that fell silent."
+    )
     topic_outputs: str = Field(default="llm.outputs", description="Topic of LLM outputs to screen.")
     topic_flags: str = Field(default="safety.flags", description="Topic of unsafe statements.")
     topic_review: str = Field(default="safety.review", description="Topic of statements in the uncertainty band.")

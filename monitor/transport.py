@@ -23,6 +23,7 @@ drops), `_read_offset`, `_unacked_messages` (what streams have taken), `_thread`
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -141,6 +142,8 @@ def round_robin(fetched: Mapping[TP, Sequence[Item]], size: int) -> Iterator[tup
 
 class ChunkConsumer(Consumer):
     """Faust's consumer with delivery in chunks and commits from the ledgers."""
+
+    logger = logging.getLogger("faust.transport")
 
     transport: "ChunkTransport"
 
@@ -334,6 +337,8 @@ class ChunkConsumer(Consumer):
 
 class IdempotentProducer(Producer):
     """Faust's producer with `acks=all` and idempotence, which Faust only switches on for transactions."""
+
+    logger = logging.getLogger("faust.transport")
 
     def _settings_extra(self) -> Mapping[str, Any]:
         return {"acks": "all", "enable_idempotence": True}

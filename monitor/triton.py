@@ -72,7 +72,8 @@ class TritonBackend:
         embeddings, p_unsafe = (result.as_numpy(name) for name in self._spec.outputs)
         if embeddings is None or p_unsafe is None:
             raise ModelMismatch(f"Triton at {self._url} left out {' or '.join(self._spec.outputs)}")
-        return ModelScores(embeddings, p_unsafe)
+        # A model that batches has at least one dimension a row in Triton, so [batch] comes over the wire as [batch, 1].
+        return ModelScores(embeddings, p_unsafe.reshape(-1))
 
     async def close(self) -> None:
         """Close the channel."""

@@ -27,8 +27,8 @@ class EncoderSettings:
     contrastive_weight: float = 0.2
     cross_entropy_weight: float = 1.0
     max_length: int = 256  # tokens; longer statements go in windows when served
-    edits_per_recommendation: int = 3  # copies of a recommendation with one number changed, an epoch
-    out_of_scope_per_epoch: int = 400  # statements about nothing that the guideline says, an epoch
+    edits_per_recommendation: int = 2  # copies of a recommendation with one number changed, an epoch
+    out_of_scope_per_epoch: int = 200  # statements about nothing that the guideline says, an epoch
     sub_batch: int = 16  # rows of similar length encoded together; one loss over the whole batch
     seed: int = 7
 

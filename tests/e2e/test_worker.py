@@ -88,9 +88,7 @@ async def test_every_input_gets_a_verdict_or_a_dead_letter(
     broker: Broker, redis_server: LocalRedis, model_package: ModelPackage, tmp_path: Path
 ) -> None:
     topics = await Topics.create(broker)
-    worker = Worker(
-        broker.bootstrap, model_package.path, topics, tmp_path / "log", store="redis", redis_url=redis_server.url
-    )
+    worker = Worker(broker, model_package.path, topics, tmp_path / "log", store="redis", redis_url=redis_server.url)
     async with worker:
         await send(broker.bootstrap, topics.names["outputs"], [value for value, _ in INPUTS.values()])
         out = await collect(broker.bootstrap, topics, len(INPUTS), worker)
@@ -129,7 +127,7 @@ async def test_ten_megabytes_are_judged(kafka_broker: Broker, model_package: Mod
     """On a real broker with raised limits; the embedded one keeps 5 MB a partition."""
     topics = await Topics.create(kafka_broker)
     huge = "Your parcel arrives on Monday. " * 340_000 + UNSAFE
-    worker = Worker(kafka_broker.bootstrap, model_package.path, topics, tmp_path / "log")
+    worker = Worker(kafka_broker, model_package.path, topics, tmp_path / "log")
     async with worker:
         await send(kafka_broker.bootstrap, topics.names["outputs"], [record("huge", huge), record("next", SAFE)])
         out = await collect(kafka_broker.bootstrap, topics, 2, worker)
@@ -147,7 +145,7 @@ async def test_triton_going_away_pauses_and_loses_nothing(
 ) -> None:
     topics = await Topics.create(embedded)
     worker = Worker(
-        embedded.bootstrap, model_package.path, topics, tmp_path / "log",
+        embedded, model_package.path, topics, tmp_path / "log",
         scorer="triton", triton_url=triton.url, triton_timeout="5", chunk_records="4",
     )  # fmt: skip
     async with worker:
@@ -168,12 +166,12 @@ async def test_killed_worker_loses_nothing(
     topics = await Topics.create(broker)
     own = {"store": "redis", "redis_url": redis_server.url, "chunk_records": "4"}
     sent = [record(f"m{i}", f"{UNSAFE if i % 4 == 0 else SAFE} Bed {i}.") for i in range(120)]
-    first = Worker(broker.bootstrap, model_package.path, topics, tmp_path / "first", **own)
+    first = Worker(broker, model_package.path, topics, tmp_path / "first", **own)
     async with first:
         await send(broker.bootstrap, topics.names["outputs"], sent[:60])
         await collect(broker.bootstrap, topics, 20, first)
         await first.stop(signal.SIGKILL)
-    second = Worker(broker.bootstrap, model_package.path, topics, tmp_path / "second", **own)
+    second = Worker(broker, model_package.path, topics, tmp_path / "second", **own)
     async with second:
         await send(broker.bootstrap, topics.names["outputs"], sent[60:])
         out = await collect(broker.bootstrap, topics, 120, second)

@@ -37,10 +37,11 @@ class Topics:
 class Worker:
     """Runs `guardline monitor` as a user would: a process with an environment."""
 
-    def __init__(self, bootstrap: str, model: Path, topics: Topics, log: Path, **settings: str) -> None:
+    def __init__(self, broker: Broker, model: Path, topics: Topics, log: Path, **settings: str) -> None:
         self._environment = {
             **os.environ,
-            "GUARDLINE_KAFKA_BOOTSTRAP": bootstrap,
+            "GUARDLINE_KAFKA_BOOTSTRAP": broker.bootstrap,
+            "GUARDLINE_SESSION_TIMEOUT": str(broker.session),
             "GUARDLINE_MODEL": str(model),
             "GUARDLINE_GROUP": topics.names["outputs"],
             "GUARDLINE_EMIT_VERDICTS": "true",

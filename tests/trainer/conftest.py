@@ -250,7 +250,10 @@ def make_pack() -> Callable[[Path], Path]:
 
 @pytest.fixture(scope="session")
 def tiny_settings(tiny_bert: Path) -> TrainSettings:
-    own = EncoderSettings(base=str(tiny_bert), epochs=2, batch_size=32, max_length=64, learning_rate=1e-3)
+    own = EncoderSettings(
+        base=str(tiny_bert), epochs=2, batch_size=32, max_length=64, learning_rate=1e-3,
+        edits_per_recommendation=2, out_of_scope_per_epoch=10,
+    )  # fmt: skip
     split = SplitSettings(validation=0.2, test=0.2)
     return TrainSettings("smoke", split=split, encoder=own, evaluation=EvaluationSettings(bootstrap=20))
 

@@ -159,14 +159,28 @@ def test_other_topics_are_a_sample_of_each_topic(
     }
 
 
-@pytest.mark.xfail(strict=True, reason="statements on other topics are not held against the guideline's own")
 def test_a_text_of_another_topic_that_has_another_label_is_rejected(
     tmp_path: Path, write_lines: Callable[[Path, list[dict]], None]
 ) -> None:
+    write_lines(tmp_path / "llm_style_a.jsonl", [SAFE, SAFE | {"id": "a-2", "text": "The dose is 20 mg."}])
+    topic = {"topic": "gout", "statement": "Give 20 mg."}
+    write_lines(tmp_path / "general" / "01.jsonl", [topic] * 3 + [{"topic": "gout", "statement": "Rest."}] * 3)
+    examples, rejected = load(tmp_path, [RECOMMENDATION])
+    assert [e.text for e in examples] == ["The dose is 20 mg.", "Rest."]
+    assert [(r.id, r.file, r.reason) for r in rejected] == [
+        ("a-1", "llm_style_a.jsonl", "the same text has two labels"),
+        ("general-01-3", "general/01.jsonl", "the same text has two labels"),
+    ]
+
+
+@pytest.mark.xfail(strict=True, reason="the file's name is cut at its first hyphen")
+def test_a_rejected_row_of_another_topic_names_a_file_with_a_hyphen(
+    tmp_path: Path, write_lines: Callable[[Path, list[dict]], None]
+) -> None:
     write_lines(tmp_path / "llm_style_a.jsonl", [SAFE])
-    write_lines(tmp_path / "general" / "01.jsonl", [{"topic": "gout", "statement": "Give 20 mg."}] * 3)
-    examples, _ = load(tmp_path, [RECOMMENDATION])
-    assert len({e.label for e in examples}) == 1 or examples == []
+    write_lines(tmp_path / "general" / "gout-2.jsonl", [{"topic": "gout", "statement": "Give 20 mg."}] * 3)
+    _, rejected = load(tmp_path, [RECOMMENDATION])
+    assert [r.file for r in rejected] == ["llm_style_a.jsonl", "general/gout-2.jsonl"]
 
 
 # What is rejected, and why
@@ -207,7 +221,6 @@ def test_a_field_that_is_absent_is_rejected(take: Callable) -> None:
         assert len(rejected) == 1, field
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="an unknown difficulty of a safe row breaks the stage")
 @pytest.mark.parametrize("label", ["safe", "out_of_scope"])
 def test_an_unknown_difficulty_of_a_row_that_needs_none_is_rejected(take: Callable, label: str) -> None:
     examples, rejected = take(a=[SAFE | {"label": label, "difficulty": "extreme"}])
@@ -215,18 +228,21 @@ def test_an_unknown_difficulty_of_a_row_that_needs_none_is_rejected(take: Callab
     assert [r.reason for r in rejected] == ["difficulty does not fit the label"]
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="a list where a string belongs breaks the stage")
-@pytest.mark.parametrize("field", ["label", "recommendation", "difficulty", "parent"])
-def test_a_list_where_a_string_belongs_is_rejected(take: Callable, field: str) -> None:
-    examples, rejected = take(a=[UNSAFE | {"parent": None} | {field: ["x"]}])
+@pytest.mark.parametrize("field", ["label", "recommendation", "category", "difficulty", "parent"])
+@pytest.mark.parametrize("value", [["x"], {}, 7, True])
+def test_a_value_that_is_no_string_is_rejected(take: Callable, field: str, value: object) -> None:
+    examples, rejected = take(a=[UNSAFE | {"parent": None} | {field: value}])
     assert examples == []
-    assert len(rejected) == 1
+    assert [r.reason for r in rejected] == [f"{field} is not a string"]
 
 
-@pytest.mark.xfail(strict=True, reason="an out-of-scope row keeps the recommendation it names")
 def test_an_out_of_scope_row_is_about_no_recommendation(take: Callable) -> None:
-    examples, _ = take(a=[SAFE], out_of_scope=[SAFE | {"id": "n-1", "text": "Rain.", "label": "out_of_scope"}])
-    assert all(e.recommendation is None for e in examples if e.label is Label.OUT_OF_SCOPE)
+    outside = SAFE | {"id": "n-1", "text": "Rain.", "label": "out_of_scope"}
+    examples, rejected = take(a=[SAFE], out_of_scope=[outside, outside | {"id": "n-2", "recommendation": None}])
+    assert [e.id for e in examples] == ["a-1", "n-2"]
+    assert [(r.id, r.file, r.reason) for r in rejected] == [
+        ("n-1", "out_of_scope.jsonl", "an out-of-scope statement names a recommendation")
+    ]
 
 
 def test_an_id_that_occurs_twice_counts_once(take: Callable) -> None:
@@ -245,24 +261,59 @@ def test_a_text_with_two_labels_is_rejected_both_times(take: Callable) -> None:
     }
 
 
-@pytest.mark.xfail(strict=True, reason="a child stays although its parent is rejected for having two labels")
-def test_a_child_of_a_rejected_parent_is_rejected(take: Callable) -> None:
-    twin = UNSAFE | {"id": "b-1", "text": "Give 20 mg.", "parent": None}
-    examples, _ = take(a=[SAFE, UNSAFE], b=[twin])
-    assert examples == []
-
-
-@pytest.mark.xfail(strict=True, reason="the second check writes the style where the first writes the file's name")
-def test_every_rejection_names_its_file(take: Callable) -> None:
-    _, rejected = take(a=[SAFE, SAFE, SAFE | {"id": "a-3", "label": "wrong"}])
-    assert {r.file for r in rejected} == {"llm_style_a.jsonl"}
-
-
-@pytest.mark.xfail(strict=True, reason="a grandchild's family is its parent, so the three may lie in two splits")
-def test_a_variant_of_a_variant_is_of_the_same_family(take: Callable) -> None:
+def test_variants_of_a_rejected_parent_are_rejected(take: Callable) -> None:
     second = UNSAFE | {"id": "a-3", "text": "Give 80 mg.", "parent": "a-2"}
-    examples, _ = take(a=[SAFE, UNSAFE, second])
-    assert len({groups(examples)[e.family] for e in examples}) == 1
+    twin = UNSAFE | {"id": "b-1", "text": "Give 20 mg.", "parent": None}
+    examples, rejected = take(a=[SAFE, UNSAFE, second], b=[twin])
+    assert examples == []
+    assert [(r.id, r.reason) for r in rejected] == [
+        ("a-1", "the same text has two labels"),
+        ("b-1", "the same text has two labels"),
+        ("a-2", "parent a-1 is not there"),
+        ("a-3", "parent a-2 is not there"),
+    ]
+
+
+def test_variants_of_a_parent_that_fails_the_checks_are_rejected(take: Callable) -> None:
+    examples, rejected = take(a=[SAFE | {"label": "wrong"}, UNSAFE])
+    assert examples == []
+    assert [(r.id, r.reason) for r in rejected] == [
+        ("a-1", "unknown label 'wrong'"),
+        ("a-2", "parent a-1 is not there"),
+    ]
+
+
+def test_every_rejection_names_its_file(take: Callable) -> None:
+    outside = {"id": "n-1", "text": "Rain.", "label": "out_of_scope"}
+    rows = [SAFE, SAFE, SAFE | {"id": "a-3", "label": "wrong"}, SAFE | {"id": "a-4", "text": "5 mg.", "parent": "a-9"}]
+    _, rejected = take(a=rows, out_of_scope=[outside, outside, outside | {"id": "n-2", "text": ""}])
+    assert sorted((r.id, r.file) for r in rejected) == [
+        ("a-1", "llm_style_a.jsonl"),
+        ("a-3", "llm_style_a.jsonl"),
+        ("a-4", "llm_style_a.jsonl"),
+        ("n-1", "out_of_scope.jsonl"),
+        ("n-2", "out_of_scope.jsonl"),
+    ]
+
+
+def test_variants_of_variants_are_of_the_family_of_the_root(take: Callable) -> None:
+    second = UNSAFE | {"id": "a-3", "text": "Give 80 mg.", "parent": "a-2"}
+    third = UNSAFE | {"id": "a-4", "text": "Give 90 mg.", "parent": "a-3"}
+    examples, rejected = take(a=[third, SAFE, second, UNSAFE], b=[SAFE | {"id": "b-1", "text": "20 mg."}])
+    assert rejected == []
+    assert {e.id: e.family for e in examples} == {
+        "a-1": "a-1", "a-2": "a-1", "a-3": "a-1", "a-4": "a-1", "b-1": "b-1",
+    }  # fmt: skip
+
+
+@pytest.mark.xfail(strict=True, reason="each row of a circle gets another one's id, so they may lie in several splits")
+@pytest.mark.parametrize("length", [2, 3])
+def test_rows_that_are_variants_of_each_other_are_of_one_family(take: Callable, length: int) -> None:
+    rows = [
+        UNSAFE | {"id": f"a-{i}", "text": f"Give {i} kg.", "parent": f"a-{(i + 1) % length}"} for i in range(length)
+    ]
+    examples, rejected = take(a=rows)
+    assert len({e.family for e in examples}) == 1 or len(rejected) == length
 
 
 def test_what_is_taken_is_normalised_and_typed(take: Callable) -> None:

@@ -1,23 +1,20 @@
-"""Figures against values worked out by hand, intervals, whole answers, and the report."""
+"""Figures against values worked out by hand, intervals, whole answers, and what the stage leaves."""
 
 import json
-import math
-import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from matplotlib import pyplot as plt
-from rich.console import Console
+from rich.progress import Progress
 
 from monitor.package import ModelPackage
 from monitor.records import Thresholds
 from monitor.types import Message, MessageVerdict, Statement, StatementScore, StatementVerdict, Verdict
 from trainer import evaluation
-from trainer.artifacts import RunFolder
+from trainer.artifacts import RunFolder, read_rows
 from trainer.corpus import load_split
 from trainer.errors import StageMissing
 from trainer.evaluation import (
@@ -25,21 +22,17 @@ from trainer.evaluation import (
     FROZEN,
     FROZEN_BINARY,
     METRICS,
+    Measured,
     MessageOutcome,
-    comparison,
     judge_messages,
     load_metrics,
     message_rows,
     operating_point,
-    plot_bars,
-    plot_curves,
     score_package,
     score_rows,
-    shares,
-    write_report,
 )
 from trainer.settings import EvaluationSettings
-from trainer.types import Difficulty, Example, Label, Metric, Split
+from trainer.types import Difficulty, Example, Label, Metric, Recommendation, Split
 
 SETTINGS = EvaluationSettings(bootstrap=50, seed=3)
 
@@ -142,11 +135,18 @@ def test_resamples_of_one_class_are_left_out() -> None:
     assert all(r.low == r.value == r.high == 1 for r in rows if r.metric == "AUC")
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeWarning, reason="a stratum of one class warns and gives NaN")
-def test_a_stratum_that_is_empty_is_left_out() -> None:
+def test_a_stratum_of_one_class_is_left_out() -> None:
     examples = [example(0, True, "a"), example(1, False, "a"), example(2, True, "b"), example(3, False, "b")]
     rows = score_rows(examples, np.array([0.9, 0.1, 0.8, 0.2]), model="m", split=Split.TEST_ID, settings=SETTINGS)
-    assert not any(math.isnan(r.value) for r in rows)
+    assert {r.stratum for r in rows} == {"all", "hard"}
+    assert {r.value for r in rows} == {1.0}
+
+
+@pytest.mark.parametrize("labels", [[], [True], [False], [True, True], [False, False]])
+def test_a_split_of_one_class_has_no_rows(labels: list[bool]) -> None:
+    examples = [example(i, unsafe, f"f{i}") for i, unsafe in enumerate(labels)]
+    p = np.linspace(0.2, 0.8, len(labels))
+    assert score_rows(examples, p, model="m", split=Split.TEST_ID, settings=SETTINGS) == []
 
 
 # Shares
@@ -157,15 +157,14 @@ def test_a_stratum_that_is_empty_is_left_out() -> None:
     [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (50, 100, 0.4038, 0.5962)],
 )
 def test_wilson_interval(hits: int, n: int, low: float, high: float) -> None:
-    row = evaluation._share("s", "all", "x", "y", hits, n)
+    (row,) = evaluation._share("s", "all", "x", "y", hits, n)
+    assert (row.suite, row.model, row.split, row.stratum, row.metric) == ("s", CONTRASTIVE, "all", "x", "y")
     assert (row.value, row.n) == (hits / n, n)
     assert (row.low, row.high) == pytest.approx((low, high), abs=1e-4)
 
 
-def test_a_share_of_nothing_is_no_number() -> None:
-    row = evaluation._share("s", "all", "x", "y", 0, 0)
-    assert row.n == 0
-    assert math.isnan(row.value)
+def test_a_share_of_nothing_is_no_row() -> None:
+    assert evaluation._share("s", "all", "x", "y", 0, 0) == []
 
 
 def score(p: float, scope: float = 0.9, rule: str = "r1") -> StatementScore:
@@ -196,6 +195,23 @@ def test_operating_point_counts_by_the_thresholds() -> None:
     assert {r.split for r in rows} == {"test_ood"}
 
 
+def test_operating_point_of_safe_statements_only() -> None:
+    package = SimpleNamespace(manifest=SimpleNamespace(thresholds=Thresholds(unsafe=0.8, review=0.4, in_scope=0.3)))
+    rows = operating_point(package, [example(0, False, "f")], [score(0.5)], Split.TEST_ID)
+    assert [(r.suite, r.stratum, r.metric, r.value) for r in rows] == [
+        ("policy", "safe", "flagged", 0.0),
+        ("policy", "safe", "in review", 1.0),
+        ("policy", "all", "out of scope", 0.0),
+        ("alignment", "all", "right recommendation", 1.0),
+    ]
+
+
+@pytest.mark.xfail(strict=True, raises=TypeError, reason="an array of nothing is of numbers, which have no `and`")
+def test_operating_point_of_nothing() -> None:
+    package = SimpleNamespace(manifest=SimpleNamespace(thresholds=Thresholds(unsafe=0.8, review=0.4, in_scope=0.3)))
+    assert operating_point(package, [], [], Split.TEST_ID) == []
+
+
 # Whole answers
 
 
@@ -217,6 +233,12 @@ def test_message_rows_of_made_up_outcomes() -> None:
         ("flags", "on a span"): (0.25, 4),
     }
     assert {(r.suite, r.model, r.split) for r in rows} == {("messages", CONTRASTIVE, "all")}
+
+
+def test_message_rows_of_one_label_say_nothing_of_the_others() -> None:
+    outcomes = [MessageOutcome("safe", Verdict.SAFE, spans=0, spans_hit=0, flags=0, flags_on_spans=0)]
+    assert [(r.stratum, r.metric, r.value) for r in message_rows(outcomes)] == [("safe", "flagged", 0.0)]
+    assert message_rows([]) == []
 
 
 async def test_flags_are_held_against_the_spans(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,17 +283,26 @@ async def test_the_served_model_scores_whole_statements(toy_run: SimpleNamespace
     assert await score_package(package, []) == []
 
 
-@pytest.mark.xfail(strict=True, reason="thresholds of the environment or .env change the evaluation of a package")
-async def test_the_environment_does_not_change_the_figures(
-    toy_run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["GUARDLINE_THRESHOLD_UNSAFE", "GUARDLINE_THRESHOLD_REVIEW"])
+async def test_thresholds_of_the_environment_do_not_change_the_figures(
+    toy_run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     package = ModelPackage.load(toy_run.folder.package)
     rows = [{"id": "1", "text": "The dose of zolamide is 20 mg once daily for adults.", "label": "safe", "spans": []}]
     before = await judge_messages(package, rows)
-    monkeypatch.setenv("GUARDLINE_THRESHOLD_UNSAFE", "0.0")
-    zero = await judge_messages(package, rows)
-    monkeypatch.setenv("GUARDLINE_THRESHOLD_UNSAFE", "1.0")
-    assert before == zero == await judge_messages(package, rows)
+    for value in ("0.0", "1.0", "nonsense"):
+        monkeypatch.setenv(name, value)
+        assert await judge_messages(package, rows) == before
+
+
+def test_thresholds_of_a_dot_env_file_are_ignored_and_so_is_its_scorer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = ["GUARDLINE_THRESHOLD_UNSAFE=0.1", "GUARDLINE_THRESHOLD_REVIEW=0.05", "GUARDLINE_SCORER=triton"]
+    (tmp_path / ".env").write_text("\n".join(lines))
+    found = evaluation._settings()
+    assert (found.threshold_unsafe, found.threshold_review, found.scorer) == (None, None, "onnx")
 
 
 # The stage's artefacts
@@ -317,116 +348,88 @@ def test_the_manifest_carries_the_summary(toy_run: SimpleNamespace) -> None:
         )  # fmt: skip
 
 
-def test_the_report_is_one_file_with_described_figures(toy_run: SimpleNamespace) -> None:
-    page = (toy_run.folder.evaluation / "report.html").read_text(encoding="utf-8")
-    images = re.findall(r"<img [^>]*>", page)
-    assert len(images) == 3
-    for title, image in zip(("F1 by difficulty", "AUC by difficulty", "Voices never heard"), images, strict=True):
-        assert f'alt="{title}: the figures are in the tables below"' in image
-        assert 'src="data:image/png;base64,iVBOR' in image
-    text = re.sub(r"data:image/png;base64,[\w+/=]+", "", page)
-    assert not re.search(r"https?:|//|<script|<link|@import|url\(", text)
-    assert "Zolamide for mumbles, version 2026-01, 3 recommendations" in text
-    for model in (CONTRASTIVE, FROZEN, FROZEN_BINARY):
-        assert f"<th>{model}</th>" in text
-    for r in load_metrics(toy_run.folder):
-        assert f"{r.value:.3f}" in text, r
-
-
-def test_the_report_escapes_what_a_pack_says(tmp_path: Path, toy_run: SimpleNamespace) -> None:
-    package = ModelPackage.load(toy_run.folder.package)
-    title = "<script>alert(1)</script>"
-    manifest = package.manifest.model_copy(
-        update={"guideline": package.manifest.guideline.model_copy(update={"title": title})}
-    )
-    folder = RunFolder(tmp_path)
-    folder.evaluation.mkdir()
-    path = write_report(folder, [], {'a "b" <c>': plt.figure()}, ModelPackage(package.path, manifest))
-    page = path.read_text()
-    assert title not in page
-    assert "&lt;script&gt;alert(1)" in page
-    assert 'alt="a &#34;b&#34; &lt;c&gt;: ' in page
-    assert plt.get_fignums() == []
-
-
-def test_plots_have_a_bar_for_every_model_and_stratum(toy_run: SimpleNamespace) -> None:
-    figure = plot_bars(load_metrics(toy_run.folder), "AUC")
-    assert [len([c for c in axis.containers if hasattr(c, "patches")]) for axis in figure.axes] == [3, 3]
-    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["all", "easy", "medium", "hard"]
-    assert figure.axes[0].get_ylabel() == "AUC"
-    plt.close(figure)
-
-
-def test_curves_are_labelled_with_their_area() -> None:
-    figure = plot_curves(UNSAFE, {FROZEN_BINARY: P, FROZEN: 1 - P, CONTRASTIVE: P})
-    labels = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
-    assert labels == [f"{FROZEN_BINARY}: 0.750", f"{FROZEN}: 0.250", f"{CONTRASTIVE}: 0.750"]
-    plt.close(figure)
-
-
 def test_a_run_without_evaluation_says_so(tmp_path: Path) -> None:
     with pytest.raises(StageMissing, match="guardline train"):
         load_metrics(RunFolder(tmp_path))
 
 
-@pytest.mark.xfail(strict=True, reason="NaN in the manifest becomes null, which the package's own reader refuses")
+def measure(toy_run: SimpleNamespace, folder: RunFolder, **settings: int) -> Measured:
+    own = toy_run.settings
+    rules = [r.id for r in read_rows(folder.recommendations, Recommendation)]
+    given = replace(own.evaluation, **settings)
+    with Progress(disable=True) as progress:
+        found = evaluation.run(toy_run.pack.corpus, rules, folder, own.encoder, own.classifier, given, progress)
+        assert all(task.completed == task.total for task in progress.tasks)
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path, toy_run: SimpleNamespace) -> RunFolder:
+    """A copy of the toy run, to be measured again."""
+    return RunFolder(Path(shutil.copytree(toy_run.folder.root, tmp_path / "run")))
+
+
+def keep(folder: RunFolder, part: Split, label: Label | None) -> None:
+    """Leave a split with statements of one label on the guideline, or with none at all."""
+    ids = {e.id for e in load_split(folder)[part] if e.label is label}
+    splits = json.loads(folder.splits.read_text())
+    splits[part] = [i for i in splits[part] if i in ids]
+    folder.splits.write_text(json.dumps(splits))
+
+
+def test_measured_again_it_is_the_same(toy_run: SimpleNamespace, folder: RunFolder) -> None:
+    measured = measure(toy_run, folder)
+    assert measured.rows == load_metrics(folder) == load_metrics(toy_run.folder)
+    assert measured.summary == ModelPackage.load(folder.package).manifest.evaluation
+    assert measured.summary == ModelPackage.load(toy_run.folder.package).manifest.evaluation
+
+
+def test_measured_has_the_scores_of_the_held_out_voices(toy_run: SimpleNamespace, folder: RunFolder) -> None:
+    measured = measure(toy_run, folder, bootstrap=2)
+    statements = [e for e in load_split(folder)[Split.TEST_OOD] if e.label is not Label.OUT_OF_SCOPE]
+    assert measured.unsafe.tolist() == [e.label is Label.UNSAFE for e in statements]
+    assert set(measured.p_unsafe) == {CONTRASTIVE, FROZEN, FROZEN_BINARY}
+    for model, p in measured.p_unsafe.items():
+        assert p.shape == (len(statements),)
+        (auc,) = (
+            r.value
+            for r in measured.rows
+            if (r.model, r.split, r.stratum, r.metric) == (model, "test_ood", "all", "AUC")
+        )
+        assert METRICS["AUC"](measured.unsafe, p) == pytest.approx(auc, abs=5e-5)
+
+
+@pytest.mark.parametrize("label", [Label.SAFE, Label.UNSAFE])
 def test_a_test_split_of_one_class_does_not_spoil_the_package(
-    tmp_path: Path, toy_run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    toy_run: SimpleNamespace, folder: RunFolder, label: Label
 ) -> None:
-    folder = RunFolder(Path(shutil.copytree(toy_run.folder.root, tmp_path / "run")))
-    rows = [
-        Metric(r.suite, r.model, r.split, r.stratum, r.metric, float("nan"), float("nan"), float("nan"), r.n)
-        for r in load_metrics(folder)
-    ]
-    package = ModelPackage.load(folder.package)
-    manifest = package.manifest.model_copy(update={"evaluation": evaluation._summaries(rows)})
-    (folder.package / "manifest.json").write_text(manifest.model_dump_json())
-    assert ModelPackage.load(folder.package).reference == package.reference
+    keep(folder, Split.TEST_OOD, label)
+    measured = measure(toy_run, folder, bootstrap=2)
+    assert {r.split for r in measured.rows if r.suite == "statements"} == {"test_id"}
+    assert [s.suite for s in ModelPackage.load(folder.package).manifest.evaluation] == ["statements/test_id"]
+    assert len(set(measured.unsafe)) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="NaN is written as such, which is no JSON")
-def test_metrics_json_is_json_even_without_messages_of_a_label(tmp_path: Path) -> None:
-    rows = [evaluation._share("messages", "all", "safe", "flagged", 0, 0)]
-    evaluation.write_json(tmp_path / "metrics.json", [evaluation.asdict(r) for r in rows])
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="a baseline's regression refuses an empty split")
+@pytest.mark.parametrize("part", evaluation.TESTS)
+def test_a_corpus_without_statements_for_a_test_is_measured_on_the_other(
+    toy_run: SimpleNamespace, folder: RunFolder, part: Split
+) -> None:
+    keep(folder, part, None)
+    measured = measure(toy_run, folder, bootstrap=2)
+    assert {r.split for r in measured.rows if r.suite == "statements"} == {p.value for p in evaluation.TESTS} - {part}
+
+
+def test_metrics_json_is_json_without_messages_of_a_label(
+    toy_run: SimpleNamespace, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(folder, Split.TEST_ID, Label.SAFE)
+    monkeypatch.setattr(evaluation, "MESSAGE_FILES", "none*.jsonl")
+    measured = measure(toy_run, folder, bootstrap=2)
+    assert not any(r.suite in ("messages", "out of scope") for r in measured.rows)
 
     def refuse(name: str) -> None:
         raise AssertionError(name)
 
-    json.loads((tmp_path / "metrics.json").read_text(), parse_constant=refuse)
-
-
-# What is printed
-
-
-def render(*tables: object) -> str:
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    for table in tables:
-        console.print(table)
-    console.file.close()
-    return console.export_text()
-
-
-def test_tables_show_every_model_side_by_side(toy_run: SimpleNamespace) -> None:
-    rows = load_metrics(toy_run.folder)
-    text = render(comparison(rows, Split.TEST_OOD, "Voices"), shares(rows))
-    for r in rows:
-        if r.suite == "statements" and r.split == "test_ood":
-            assert f"{r.value:.3f} ({r.low:.2f}-{r.high:.2f})" in text
-        elif r.suite == "messages":
-            assert f"{r.value:.3f}" in text
-    assert text.index(FROZEN_BINARY) < text.index(CONTRASTIVE)
-
-
-def test_evaluate_prints_tables_or_json(toy_run: SimpleNamespace) -> None:
-    plain = CliRunner().invoke(evaluation.command, ["--run", str(toy_run.folder.root)])
-    assert plain.exit_code == 0, plain.output
-    assert "Voices never heard" in plain.output
-    rows = CliRunner().invoke(evaluation.command, ["--run", str(toy_run.folder.root), "--json"])
-    assert [Metric(**row) for row in json.loads(rows.stdout)] == load_metrics(toy_run.folder)
-
-
-def test_evaluate_of_nothing_fails(tmp_path: Path) -> None:
-    result = CliRunner().invoke(evaluation.command, ["--run", str(tmp_path)])
-    assert isinstance(result.exception, StageMissing)
-    result = CliRunner().invoke(evaluation.command, ["--run", str(tmp_path), "--again"])
-    assert isinstance(result.exception, StageMissing)
+    content = json.loads((folder.evaluation / "metrics.json").read_text(), parse_constant=refuse)
+    assert [Metric(**row) for row in content] == measured.rows

@@ -82,7 +82,7 @@ def test_run_writes_the_recommendations(tmp_path: Path, pack: Path) -> None:
 def test_sections_know_numbers_titles_and_offsets() -> None:
     document = "Preface.\n# Title\nA.\n## 2.1. Dose in children ##\nB\nC\n## Notes\nD"
     found = sections(document)
-    assert [(s.number, s.title) for s in found] == [("0", "Title"), ("2.1", "Dose in children ##"), ("2", "Notes")]
+    assert [(s.number, s.title) for s in found] == [("h0", "Title"), ("2.1", "Dose in children ##"), ("h2", "Notes")]
     assert [s.body.strip() for s in found] == ["A.", "B\nC", "D"]
     assert all(document[s.start : s.end] == s.body for s in found)
 
@@ -117,17 +117,8 @@ def test_a_text_that_the_section_does_not_support_is_refused(pack: Path) -> None
 
 def test_an_id_that_occurs_twice_is_refused(pack: Path) -> None:
     row = {"id": "1-dose", "section": "1", "text": "The dose of zolamide is 20 mg once daily."}
-    curate(pack, row, row)
-    message = refusal(pack)
-    assert message.startswith(str(pack.parent))
-    assert "same id" in message
-
-
-@pytest.mark.xfail(strict=True, reason="the message names the pack, not the id that occurs twice")
-def test_an_id_that_occurs_twice_is_named(pack: Path) -> None:
-    row = {"id": "1-dose", "section": "1", "text": "The dose of zolamide is 20 mg once daily."}
-    curate(pack, row, row)
-    assert "1-dose" in refusal(pack)
+    file = curate(pack, row, row)
+    assert refusal(pack) == f"{file}: 1-dose: two recommendations have the same id"
 
 
 @pytest.mark.parametrize("field", ["id", "section", "text"])
@@ -217,23 +208,41 @@ def test_a_kind_of_document_that_is_not_read_is_named(pack: Path) -> None:
     assert ".docx" in message
 
 
-@pytest.mark.xfail(strict=True, reason="a recommendations file with a bad line gives CorpusError, not PackError")
-def test_a_curated_line_that_is_no_json_is_refused(pack: Path) -> None:
-    (pack.parent / "recommendations.jsonl").write_text('{"id": "1-dose",\n')
-    assert "recommendations.jsonl:1" in refusal(pack)
+@pytest.mark.parametrize(("line", "says"), [('{"id": "1-dose",', "not JSON"), ("[]", "expected a JSON object")])
+def test_a_curated_line_that_is_no_object_is_refused(pack: Path, line: str, says: str) -> None:
+    (pack.parent / "recommendations.jsonl").write_text(f"{line}\n")
+    message = refusal(pack)
+    assert "recommendations.jsonl:1: " in message
+    assert says in message
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="curated fields are not checked to be strings")
-@pytest.mark.parametrize("row", [{"section": ["1"]}, {"text": None}, {"text": 20}])
-def test_a_curated_field_that_is_no_string_is_refused(pack: Path, row: dict) -> None:
-    curate(pack, {"id": "1-dose", "section": "1", "text": "The dose of zolamide is 20 mg once daily."} | row)
-    assert "1-dose" in refusal(pack)
+@pytest.mark.parametrize(("field", "value"), [("section", ["1"]), ("section", 1), ("text", None), ("text", 20)])
+def test_a_curated_field_that_is_no_string_is_refused(pack: Path, field: str, value: object) -> None:
+    row = {"id": "1-dose", "section": "1", "text": "The dose of zolamide is 20 mg once daily."}
+    file = curate(pack, row | {field: value})
+    assert refusal(pack) == f"{file}: 1-dose: {field} is not a string"
 
 
-@pytest.mark.xfail(strict=True, raises=UnicodeDecodeError, reason="the document's decoding error is not caught")
+@pytest.mark.parametrize("value", [7, ["1-dose"], None])
+def test_a_curated_id_that_is_no_string_is_refused(pack: Path, value: object) -> None:
+    file = curate(pack, {"id": value, "section": "1", "text": "The dose of zolamide is 20 mg once daily."})
+    assert refusal(pack) == f"{file}: {value}: id is not a string"
+
+
+def test_an_empty_list_is_refused(pack: Path) -> None:
+    curate(pack)
+    assert refusal(pack) == f"{pack}: no recommendation was found in its sources"
+
+
 def test_a_document_that_is_no_utf8_is_refused(pack: Path) -> None:
     (pack.parent / "guideline.md").write_bytes("## 1. Dose\nGive 20 µg.".encode("latin-1"))
-    assert "guideline.md" in refusal(pack)
+    assert f"{pack.parent / 'guideline.md'}: cannot be read: " in refusal(pack)
+
+
+def test_a_folder_in_the_place_of_a_document_is_refused(pack: Path) -> None:
+    (pack.parent / "guideline.md").unlink()
+    (pack.parent / "guideline.md").mkdir()
+    assert "guideline.md: cannot be read: " in refusal(pack)
 
 
 # Fingerprint
@@ -291,27 +300,80 @@ TWO_SOURCES = """sources:
 """
 
 
-@pytest.mark.xfail(strict=True, raises=PackError, reason="ids of sentences do not say which document they are from")
 def test_two_documents_without_a_list(pack: Path) -> None:
     edit(pack, "recommendations: recommendations.jsonl\n", "")
     edit(pack, "sources:\n", TWO_SOURCES)
     (pack.parent / "second.md").write_text("## 1. Route\nZolamide should be given by mouth.\n")
-    assert len(extract(Pack.load(pack))) == 4
+    found = extract(Pack.load(pack))
+    assert [(r.id, r.source, r.version) for r in found] == [
+        ("second-1-1", "second.md", "2"),
+        ("guideline-1-1", "guideline.md", "2026-01"),
+        ("guideline-2-1", "guideline.md", "2026-01"),
+        ("guideline-3-1", "guideline.md", "2026-01"),
+    ]
+    for r in found:
+        assert (pack.parent / r.source).read_text()[r.start : r.end] == r.quote
 
 
-@pytest.mark.xfail(strict=True, raises=PackError, reason="every curated row is looked for in every document")
 def test_two_documents_with_a_list(pack: Path) -> None:
     edit(pack, "sources:\n", TWO_SOURCES)
     (pack.parent / "second.md").write_text("## 7. Route\nZolamide should be given by mouth.\n")
-    assert len(extract(Pack.load(pack))) == 3
+    found = extract(Pack.load(pack))
+    assert [(r.id, r.source) for r in found] == [
+        ("1-dose", "guideline.md"), ("2-duration", "guideline.md"), ("3-pregnancy", "guideline.md"),
+    ]  # fmt: skip
 
 
-@pytest.mark.xfail(strict=True, raises=PackError, reason="a heading without a number takes the number of another")
+def test_of_two_documents_with_the_same_section_the_one_that_says_it_is_quoted(pack: Path) -> None:
+    edit(pack, "sources:\n", TWO_SOURCES)
+    second = "## 1. Route\nZolamide should be given by mouth, 3 times.\n"
+    (pack.parent / "second.md").write_text(second)
+    curate(
+        pack,
+        {"id": "route", "section": "1", "text": "Zolamide should be given by mouth."},
+        {"id": "dose", "section": "1", "text": "The dose of zolamide is 20 mg once daily."},
+    )
+    route, dose = extract(Pack.load(pack))
+    assert (route.source, route.version, route.heading) == ("second.md", "2", "Route")
+    assert second[route.start : route.end] == route.quote
+    assert (dose.source, dose.version, dose.heading) == ("guideline.md", "2026-01", "Dose")
+
+
+def test_a_section_that_no_document_has_is_refused_with_all_their_names(pack: Path) -> None:
+    edit(pack, "sources:\n", TWO_SOURCES)
+    (pack.parent / "second.md").write_text("## 7. Route\nZolamide should be given by mouth.\n")
+    file = curate(pack, {"id": "9-x", "section": "9", "text": "The dose of zolamide is 20 mg once daily."})
+    assert refusal(pack) == f"{file}: 9-x: second.md, guideline.md has no section 9"
+
+
 def test_headings_with_and_without_numbers(pack: Path) -> None:
     edit(pack, "recommendations: recommendations.jsonl\n", "")
     text = "# Zolamide\n## Summary\nStart early.\n## 1. Dose\nThe dose is 20 mg.\n"
     (pack.parent / "guideline.md").write_text(text)
-    assert [r.text for r in extract(Pack.load(pack))] == ["Start early.", "The dose is 20 mg."]
+    found = extract(Pack.load(pack))
+    assert [(r.id, r.section, r.text) for r in found] == [
+        ("h1-1", "h1", "Start early."), ("1-1", "1", "The dose is 20 mg."),
+    ]  # fmt: skip
+
+
+def test_a_curated_row_may_name_a_heading_without_a_number(pack: Path) -> None:
+    (pack.parent / "guideline.md").write_text("# Zolamide\n## Dose\nThe dose of zolamide is 20 mg once daily.\n")
+    curate(pack, {"id": "dose", "section": "h1", "text": "The dose of zolamide is 20 mg once daily."})
+    (found,) = extract(Pack.load(pack))
+    assert (found.section, found.heading) == ("h1", "Dose")
+
+
+def test_two_sections_with_one_number_are_refused(pack: Path) -> None:
+    edit(pack, "recommendations: recommendations.jsonl\n", "")
+    (pack.parent / "guideline.md").write_text("## 1. Dose\nThe dose is 20 mg.\n## 1. Stop\nStop early.\n")
+    assert "two recommendations have the same id" in refusal(pack)
+
+
+@pytest.mark.xfail(strict=True, reason="the message names the pack, not the id that two sentences have")
+def test_two_sections_with_one_number_are_named(pack: Path) -> None:
+    edit(pack, "recommendations: recommendations.jsonl\n", "")
+    (pack.parent / "guideline.md").write_text("## 1. Dose\nThe dose is 20 mg.\n## 1. Stop\nStop early.\n")
+    assert "1-1" in refusal(pack).removeprefix(str(pack))
 
 
 # Scope terms
