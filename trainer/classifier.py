@@ -135,11 +135,11 @@ def threshold(p_safe: Doubles, share: float, least: float) -> float:
     Never below `least`. At 0.99 the promise ends: a threshold beyond would flag next to nothing.
     """
     ranked = np.sort(p_safe)[::-1]
-    allowed = int(share * len(ranked))
+    allowed = int(share * len(ranked) + 1e-9)  # 0.29 * 100 is a little less than 29
     if allowed >= len(ranked):
         return least
     # Above the first score that must not reach it, and so above all that tie with it.
-    return float(np.clip((np.floor(ranked[allowed] * 1e4) + 1) / 1e4, least, 0.99))
+    return float(np.clip((np.floor(np.round(ranked[allowed] * 1e4, 6)) + 1) / 1e4, least, 0.99))
 
 
 def fit(
@@ -164,12 +164,13 @@ def fit(
     p_none = np.exp(logits[:, -1] - np.logaddexp.reduce(logits, axis=1))
     p_safe = joint.p_unsafe(validation[0])[~is_unsafe(validation[1])]
     unsafe = threshold(p_safe, settings.flagged_safe, 0.5)
+    flagged = np.count_nonzero(p_safe >= unsafe) / max(len(p_safe), 1)
     return Classifier(
         joint=joint,
         alignment=aligned,
         category=_head(category, [str(c) for c in category[0]]),
         unsafe=unsafe,
-        review=min(threshold(p_safe, settings.flagged_safe + settings.reviewed_safe, 0.05), unsafe),
+        review=min(threshold(p_safe, flagged + settings.reviewed_safe, 0.05), unsafe),
         in_scope=round(float(min(np.quantile(1 - p_none, 1 - settings.in_scope_recall), 0.5)), 4),
     )
 

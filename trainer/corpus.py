@@ -27,7 +27,7 @@ OUT_OF_SCOPE_FILE = "out_of_scope.jsonl"
 OTHER_TOPICS = "general/*.jsonl"
 #: Statements taken of each other topic; all of them would outnumber the guideline's own.
 _PER_TOPIC = 24
-_TOPIC = "topic:"
+_OTHER = "general"  # their style
 MESSAGE_FILES = "messages*.jsonl"
 
 
@@ -98,9 +98,7 @@ def _other_topics(corpus: Path) -> Iterator[Example]:
                 continue
             taken[topic] += 1
             identifier = f"general-{file.stem}-{number}"
-            yield Example(
-                identifier, normalise(text), Label.OUT_OF_SCOPE, None, None, None, f"{_TOPIC}{topic}", "general"
-            )
+            yield Example(identifier, normalise(text), Label.OUT_OF_SCOPE, None, None, None, f"topic:{topic}", _OTHER)
 
 
 def load(corpus: Path, recommendations: Sequence[Recommendation]) -> tuple[list[Example], list[Rejected]]:
@@ -132,9 +130,11 @@ def _roots(examples: Sequence[Example]) -> list[Example]:
     parent = {e.id: e.family for e in examples}
 
     def root(family: str) -> str:
-        seen = set()
-        while parent.get(family, family) != family and family not in seen:
-            seen.add(family)
+        seen: list[str] = []
+        while parent.get(family, family) != family:
+            if family in seen:  # variants of each other
+                return min(seen[seen.index(family) :])
+            seen.append(family)
             family = parent[family]
         return family
 
@@ -142,8 +142,8 @@ def _roots(examples: Sequence[Example]) -> list[Example]:
 
 
 def _file(example: Example) -> str:
-    if example.style == "general":
-        return f"general/{example.id.split('-')[1]}.jsonl"
+    if example.style == _OTHER:
+        return f"general/{example.id.removeprefix('general-').rpartition('-')[0]}.jsonl"
     return OUT_OF_SCOPE_FILE if example.style == "out_of_scope" else f"llm_style_{example.style}.jsonl"
 
 
@@ -153,17 +153,19 @@ def _consistent(examples: list[Example], rejected: list[Rejected]) -> tuple[list
     for example in examples:
         labels[example.text.lower()].add(example.label)
     kept: dict[str, Example] = {}
+    seen: set[str] = set()
     for example in examples:
         reason = None
-        if example.id in kept:
+        if example.id in seen:
             reason = "id occurs twice"
         elif len(labels[example.text.lower()]) > 1:
             reason = "the same text has two labels"
+        seen.add(example.id)
         if reason:
             rejected.append(Rejected(example.id, _file(example), reason, example.text))
         else:
             kept[example.id] = example
-    while orphans := [e for e in kept.values() if e.family not in kept and not e.family.startswith(_TOPIC)]:
+    while orphans := [e for e in kept.values() if e.family not in kept and e.style != _OTHER]:
         for example in orphans:
             reason = f"parent {example.family} is not there"
             rejected.append(Rejected(example.id, _file(example), reason, example.text))

@@ -202,6 +202,14 @@ def _flag_table(flags: Sequence[FlagRecord], texts: dict[str, str], title: str |
     return table
 
 
+def _flag_line(flag: FlagRecord) -> str:
+    """Return a flag for a log that is no terminal."""
+    evidence = flag.evidence
+    return (
+        f"{flag.message_id}  {flag.score:.2f}  {flag.statement}\n    breaks {evidence.recommendation}: {evidence.text}"
+    )
+
+
 def _screen(tally: Tally, texts: dict[str, str], total: int | None) -> RenderableType:
     seconds = time.monotonic() - tally.started
     of = f" of {total}" if total else ""
@@ -228,7 +236,7 @@ async def _watch(
             for record in (r for records in batch.values() for r in records):
                 flag = tally.take(record)
                 if flag is not None and not console.is_terminal:
-                    console.print(_flag_table([flag], texts))
+                    click.echo(_flag_line(flag))
             if console.is_terminal:
                 live.update(_screen(tally, texts, total), refresh=True)
             if process.returncode is not None:

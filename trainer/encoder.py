@@ -12,7 +12,7 @@ import os
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,11 @@ class Embedder:
         self.encoder = encoder.to(device())
         self._tokenizer = tokenizer
         positions = getattr(getattr(encoder.transformer, "config", None), "max_position_embeddings", None)
-        self._max_length = min(max_length, positions or max_length)
+        table = getattr(getattr(encoder.transformer, "embeddings", None), "position_embeddings", None)
+        padding = getattr(table, "padding_idx", None)
+        if positions and padding is not None:
+            positions -= padding + 1  # RoBERTa and its kin count from there
+        self.max_length = min(max_length, positions or max_length)
         self._sub_batch = sub_batch
         self._where = device()
         self._half = _half_is_faster(self._where)
@@ -147,7 +151,7 @@ class Embedder:
         rows = []
         for encoding in self._tokenizer.encode_batch(list(texts)):
             ids = encoding.ids
-            rows.append(ids if len(ids) <= self._max_length else [*ids[: self._max_length - 1], ids[-1]])
+            rows.append(ids if len(ids) <= self.max_length else [*ids[: self.max_length - 1], ids[-1]])
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         parts = []
         for start in range(0, len(order), self._sub_batch):
@@ -178,21 +182,23 @@ def joint_classes(examples: Sequence[Example], recommendations: Sequence[str]) -
 
 def batches(
     examples: Sequence[Example], *, batch_size: int, recommendations: int, rng: random.Random
-) -> Iterator[list[Example]]:
-    """Yield one epoch of batches: whole families of at most `recommendations` recommendations each.
+) -> list[list[Example]]:
+    """Return one epoch of batches: whole families of at most `recommendations` recommendations each.
 
     Recommendations with many families left are drawn more often, so that the last batches of an epoch are not made of
-    one recommendation only.
+    one recommendation only. Out-of-scope statements are dealt out evenly over the batches: a batch of nothing else
+    would pull the encoder away from what it is for.
     """
     families: dict[str, dict[str, list[Example]]] = defaultdict(lambda: defaultdict(list))
+    outside = [e for e in examples if e.recommendation is None]
     for example in examples:
-        # Out-of-scope statements form a pool of their own, one by one: a whole topic would fill a batch.
-        family = example.family if example.recommendation else example.id
-        families[example.recommendation or ""][family].append(example)
+        if example.recommendation is not None:
+            families[example.recommendation][example.family].append(example)
     pools = {name: list(own.values()) for name, own in sorted(families.items())}
     for pool in pools.values():
         rng.shuffle(pool)
     quota = max(batch_size // recommendations, 1)
+    result: list[list[Example]] = []
     while pools:
         chosen = sorted(pools, key=lambda name: -len(pools[name]) * rng.random())[:recommendations]
         batch: list[Example] = []
@@ -204,7 +210,13 @@ def batches(
                 taken += len(members)
             if not pools[name]:
                 del pools[name]
-        yield batch
+        result.append(batch)
+    if not result:
+        return []
+    rng.shuffle(outside)
+    for i, example in enumerate(outside):
+        result[i % len(result)].append(example)
+    return result
 
 
 class _Schedule:

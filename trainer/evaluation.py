@@ -139,8 +139,8 @@ def operating_point(
     """Return what the policy does at the package's thresholds, and how often the alignment names the right rule."""
     limits = package.manifest.thresholds
     unsafe = is_unsafe(examples)
-    p = np.array([s.p_unsafe for s in scores])
-    judged = np.array([s.p_in_scope >= limits.in_scope for s in scores])
+    p = np.array([s.p_unsafe for s in scores], dtype=np.float64)
+    judged = np.array([s.p_in_scope >= limits.in_scope for s in scores], dtype=bool)
     flagged = judged & (p >= limits.unsafe)
     review = judged & (p >= limits.review) & (p < limits.unsafe)
     right = sum(s.recommendation == e.recommendation for s, e in zip(scores, examples, strict=True))
@@ -242,6 +242,8 @@ def _baselines(
     )
 
     def plain_p(part: Split) -> Doubles:
+        if not len(data[part][0]):  # scikit-learn refuses nothing
+            return np.zeros(0)
         return np.asarray(1 / (1 + np.exp(-(slope * plain.decision_function(data[part][0]) + intercept))))
 
     return {

@@ -9,6 +9,7 @@ sentences that say what to do become the recommendations.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -258,8 +259,8 @@ def extract(pack: Pack) -> list[Recommendation]:
         ]
     if not result:
         raise PackError(f"{pack.path}: no recommendation was found in its sources")
-    if len({r.id for r in result}) < len(result):
-        raise PackError(f"{pack.path}: two recommendations have the same id")
+    if twice := [name for name, n in Counter(r.id for r in result).items() if n > 1]:
+        raise PackError(f"{pack.path}: {twice[0]}: two recommendations have the same id")
     return result
 
 

@@ -82,7 +82,7 @@ class Pipeline:
             fitted,
             self.folder,
             own.base,
-            own.max_length,
+            embedder.max_length,
             progress,
         )
 
@@ -155,8 +155,9 @@ class Pipeline:
         """
         write_json(self.folder.root / "settings.json", {"pack": str(self.pack.path.resolve()), **asdict(self.settings)})
         for stage in self._stages():
+            whole = stage.name != "export" or (self.folder.package / MANIFEST).exists()
             if stage.name not in wanted:
-                if any(not path.exists() for path in stage.artifacts) and STAGES.index(stage.name) < max(
+                if not (whole and all(path.exists() for path in stage.artifacts)) and STAGES.index(stage.name) < max(
                     map(STAGES.index, wanted)
                 ):
                     raise StageMissing(
@@ -164,7 +165,6 @@ class Pipeline:
                     )
                 continue
             print_ = fingerprint(stage.name, stage.inputs())
-            whole = stage.name != "export" or (self.folder.package / MANIFEST).exists()
             if not again and whole and self.folder.is_current(stage.name, print_):
                 console.print(f"[dim]{stage.name:<11} is current[/dim]")
                 continue
@@ -191,14 +191,19 @@ def _load_settings(folder: RunFolder) -> tuple[Pack, TrainSettings]:
     if not file.exists():
         raise StageMissing(f"{folder.root}: nothing was trained there: run `guardline train --run {folder.root}`")
     content = json.loads(file.read_text())
-    split = SplitSettings(**{**content["split"], "held_out_styles": tuple(content["split"]["held_out_styles"])})
-    settings = TrainSettings(
-        profile=content["profile"],
-        split=split,
-        encoder=EncoderSettings(**content["encoder"]),
-        classifier=ClassifierSettings(**content["classifier"]),
-        evaluation=EvaluationSettings(**content["evaluation"]),
-    )
+    try:
+        split = SplitSettings(**{**content["split"], "held_out_styles": tuple(content["split"]["held_out_styles"])})
+        settings = TrainSettings(
+            profile=content["profile"],
+            split=split,
+            encoder=EncoderSettings(**content["encoder"]),
+            classifier=ClassifierSettings(**content["classifier"]),
+            evaluation=EvaluationSettings(**content["evaluation"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise StageMissing(
+            f"{file}: written by another version ({error}): run `guardline train --run {folder.root}`"
+        ) from error
     return Pack.load(Path(content["pack"])), settings
 
 

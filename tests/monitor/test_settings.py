@@ -58,7 +58,6 @@ def test_arguments_win_over_the_environment_and_the_environment_over_the_file(
     ("variable", "value"),
     [
         ("GUARDLINE_SCORER", "tensorrt"),
-        ("GUARDLINE_STORE", ""),
         ("GUARDLINE_THRESHOLD_UNSAFE", "1.5"),
         ("GUARDLINE_THRESHOLD_REVIEW", "high"),
         ("GUARDLINE_CHUNK_RECORDS", "0"),
@@ -100,3 +99,10 @@ def test_settings_do_not_change_after_the_start() -> None:
 
 def test_every_setting_explains_itself() -> None:
     assert not [name for name, field in Settings.model_fields.items() if not field.description]
+
+
+def test_an_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GUARDLINE_METRICS_PORT", "")
+    monkeypatch.setenv("GUARDLINE_STORE", "")
+    settings = load_settings()
+    assert (settings.metrics_port, settings.store) == (None, "memory")

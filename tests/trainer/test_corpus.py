@@ -173,7 +173,6 @@ def test_a_text_of_another_topic_that_has_another_label_is_rejected(
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="the file's name is cut at its first hyphen")
 def test_a_rejected_row_of_another_topic_names_a_file_with_a_hyphen(
     tmp_path: Path, write_lines: Callable[[Path, list[dict]], None]
 ) -> None:
@@ -306,7 +305,6 @@ def test_variants_of_variants_are_of_the_family_of_the_root(take: Callable) -> N
     }  # fmt: skip
 
 
-@pytest.mark.xfail(strict=True, reason="each row of a circle gets another one's id, so they may lie in several splits")
 @pytest.mark.parametrize("length", [2, 3])
 def test_rows_that_are_variants_of_each_other_are_of_one_family(take: Callable, length: int) -> None:
     rows = [

@@ -369,7 +369,6 @@ def test_two_sections_with_one_number_are_refused(pack: Path) -> None:
     assert "two recommendations have the same id" in refusal(pack)
 
 
-@pytest.mark.xfail(strict=True, reason="the message names the pack, not the id that two sentences have")
 def test_two_sections_with_one_number_are_named(pack: Path) -> None:
     edit(pack, "recommendations: recommendations.jsonl\n", "")
     (pack.parent / "guideline.md").write_text("## 1. Dose\nThe dose is 20 mg.\n## 1. Stop\nStop early.\n")
