@@ -55,7 +55,9 @@ class Alignment:
         categories = self._category.probabilities(scores.embeddings).argmax(axis=1)
         return [
             StatementScore(
-                p_unsafe=float(p),
+                # The encoder's probability takes for granted that a recommendation is spoken about; it was calibrated on
+                # such statements only.
+                p_unsafe=float(p * (1 - none)),
                 p_in_scope=float(1 - none),
                 recommendation=self._align.classes[int(b)],
                 p_recommendation=float(row[b]),

@@ -65,7 +65,8 @@ class ModelScores:
 class StatementScore:
     """All that policy needs to know of a statement; small enough to cache.
 
-    `p_unsafe` and `p_in_scope` are probabilities; `recommendation` is the id that the statement most likely speaks
+    `p_unsafe` is the probability that the statement speaks about a recommendation and contradicts it, `p_in_scope`
+    that it speaks about one at all; `recommendation` is the id that the statement most likely speaks
     about, `p_recommendation` how likely.
     """
 

@@ -254,10 +254,14 @@ def _epoch(
     """
     outside = [e for e in examples if e.label is Label.OUT_OF_SCOPE]
     rng.shuffle(outside)
-    own = [guideline_example(r) for r in recommendations]
-    edits = [edit for _ in range(settings.edits_per_recommendation) for edit in number_edits(own, recommendations, rng)]
     corpus = [e for e in examples if e.label is not Label.OUT_OF_SCOPE]
-    return [*corpus, *outside[: settings.out_of_scope_per_epoch], *own, *edits]
+    own = [guideline_example(r) for r in recommendations]
+    for _ in range(settings.edits_per_recommendation):
+        edits = number_edits(own[: len(recommendations)], recommendations, rng)
+        edited = {e.recommendation for e in edits}
+        # As many right ones as wrong ones, else the guideline's own wording would look unsafe.
+        own += [*(e for e in own[: len(recommendations)] if e.recommendation in edited), *edits]
+    return [*corpus, *outside[: settings.out_of_scope_per_epoch], *own]
 
 
 def train(

@@ -27,7 +27,7 @@ class EncoderSettings:
     contrastive_weight: float = 0.2
     cross_entropy_weight: float = 1.0
     max_length: int = 256  # tokens; longer statements go in windows when served
-    edits_per_recommendation: int = 2  # copies of a recommendation with one number changed, an epoch
+    edits_per_recommendation: int = 4  # pairs of a recommendation and itself with one number changed, an epoch
     out_of_scope_per_epoch: int = 300  # statements about nothing that the guideline says, an epoch
     sub_batch: int = 16  # rows of similar length encoded together; one loss over the whole batch
     seed: int = 7
@@ -40,8 +40,8 @@ class ClassifierSettings:
     joint_c: float = 10.0  # inverse L2 strength of the (recommendation, label) regression
     alignment_c: float = 10.0
     category_c: float = 3.0
-    flagged_safe: float = 0.10  # at most this share of safe validation statements is flagged: alert fatigue
-    reviewed_safe: float = 0.15  # and at most this share besides goes to review: reviewers' time
+    flagged_safe: float = 0.20  # at most this share of safe validation statements is flagged, and none below 1/2
+    reviewed_safe: float = 0.10  # and at most this share besides goes to review
     in_scope_recall: float = 0.99  # of validation statements on the guideline, this share is judged
 
 
