@@ -1,7 +1,8 @@
 """The Faust agent: chunks of records in, events out, and only then the acknowledgement.
 
-A chunk (records of one partition, see `transport`) is parsed, screened and published by one task; several are in flight
-and end in any order, because the transport commits only below the lowest unacknowledged offset. What fails:
+A chunk (records of one partition, see `transport`) is parsed, screened and published by one task. Several are in
+flight; those of one partition publish in turn, and the transport commits only below the lowest unacknowledged offset.
+What fails:
 
 - an unreadable record: dead letter with the reason, the stream goes on;
 - the scorer away: the chunk waits and tries again, its slot stays taken, intake stops (fails closed);
@@ -12,7 +13,7 @@ and end in any order, because the transport commits only below the lowest unackn
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Any
@@ -25,9 +26,9 @@ from monitor.errors import DeadLetterLimit, InvalidMessage, ModelMismatch, Score
 from monitor.events import EventFactory
 from monitor.intake import parse
 from monitor.publisher import Event, Publisher
-from monitor.records import event_id
+from monitor.records import MAX_STATEMENTS, event_id
 from monitor.screening import Screening, VerdictStore
-from monitor.types import Message, MessageVerdict
+from monitor.types import Message, MessageVerdict, Verdict
 
 _log = structlog.get_logger(__name__)
 _Readable = tuple[ConsumerRecord, Message]
@@ -52,7 +53,7 @@ class FailureLimit:
         if len(self._times) > self._most:
             raise DeadLetterLimit(
                 f"more than {self._most} messages failed inside Guardline within a minute: not the messages' fault. "
-                "Stopping before they become dead letters; see the errors logged above"
+                "Stopping before more of them become dead letters; see the errors logged above"
             )
 
 
@@ -76,8 +77,10 @@ class ChunkHandler:
         self._attempts = attempts
         self._failures = failures
 
-    async def handle(self, records: Sequence[ConsumerRecord]) -> None:
+    async def handle(self, records: Sequence[ConsumerRecord], turn: Awaitable[None] | None = None) -> None:
         """Return when every event of every record was acknowledged by the broker.
+
+        `turn` is waited for between screening and publishing: the chunk before of the same partition is then out.
 
         Raises:
             DeadLetterLimit: the worker has to stop; nothing of this chunk may be acknowledged.
@@ -96,6 +99,8 @@ class ChunkHandler:
                 outcome.append((record, self._invalid(record, verdict, stage="screening")))
             else:
                 outcome.append((record, self._decided(record, verdict, started)))
+        if turn is not None:
+            await turn
         await self._publish(outcome)
         await self._mark_done([record for record, _ in outcome])
         metrics.PROCESS_SECONDS.observe(monotonic() - started)
@@ -207,8 +212,11 @@ def _report(record: ConsumerRecord, verdict: MessageVerdict, seconds: float) -> 
     """Write the one line per message, and count it."""
     metrics.MESSAGES.labels(verdict.verdict.value).inc()
     metrics.CACHE_HITS.inc(verdict.cached)
-    for judged in verdict.statements:
-        metrics.STATEMENTS.labels(judged.verdict.value).inc()
+    counts = Counter(judged.verdict for judged in verdict.statements)
+    for kind, count in counts.items():
+        metrics.STATEMENTS.labels(kind.value).inc(count)
+    withheld = sum(max(counts[kind] - MAX_STATEMENTS, 0) for kind in (Verdict.UNSAFE, Verdict.REVIEW))
+    metrics.WITHHELD.inc(withheld)
     _log.info(
         "screened",
         message_id=verdict.message.id,
@@ -219,37 +227,60 @@ def _report(record: ConsumerRecord, verdict: MessageVerdict, seconds: float) -> 
         verdict=verdict.verdict.value,
         score=round(verdict.score, 4),
         statements=len(verdict.statements),
+        unsafe=counts[Verdict.UNSAFE],
+        review=counts[Verdict.REVIEW],
+        withheld=withheld,
         cached=verdict.cached,
         seconds=round(seconds, 4),
     )
 
 
-def screen_agent(
-    handler: ChunkHandler, *, in_flight: int, on_failure: Callable[[BaseException], Awaitable[None]]
-) -> Callable[[Any], Awaitable[None]]:
-    """Return the agent's body: hands each chunk to `handler`, at most `in_flight` at once, and acknowledges it after.
+class ScreenAgent:
+    """The agent's body: hands each chunk to `handler`, at most `in_flight` at once, and acknowledges it after.
 
-    A chunk whose handler raises stays unacknowledged, so its offset is never committed; `on_failure` is told.
+    Chunks of one partition are screened together but published in turn, so that the flags of a conversation keep its
+    order. A chunk whose handler raises stays unacknowledged, so its offset is never committed; `on_failure` is told.
     """
-    slots = asyncio.Semaphore(in_flight)
-    tasks: set[asyncio.Task[None]] = set()
 
-    async def work(event: Any) -> None:
+    def __init__(
+        self, handler: ChunkHandler, *, in_flight: int, on_failure: Callable[[BaseException], Awaitable[None]]
+    ) -> None:
+        self._handler = handler
+        self._slots = asyncio.Semaphore(in_flight)
+        self._on_failure = on_failure
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._last: dict[Any, asyncio.Task[None]] = {}
+
+    async def __call__(self, stream: Any) -> None:
+        """Work on the events of a Faust stream for as long as there are any."""
+        async for event in stream.noack().events():
+            await self._slots.acquire()
+            metrics.IN_FLIGHT.inc()
+            partition = event.message.tp
+            task = asyncio.create_task(self._work(event, self._last.get(partition)))
+            self._last[partition] = task
+            self._tasks.add(task)  # the loop keeps only weak references to tasks
+            task.add_done_callback(self._tasks.discard)
+
+    async def _work(self, event: Any, before: asyncio.Task[None] | None) -> None:
         try:
-            await handler.handle(event.value)
+            await self._handler.handle(event.value, _finished(before))
             event.ack()
         except Exception as error:
-            await on_failure(error)
+            await self._on_failure(error)
         finally:
             metrics.IN_FLIGHT.dec()
-            slots.release()
+            self._slots.release()
 
-    async def screen(stream: Any) -> None:
-        async for event in stream.noack().events():
-            await slots.acquire()
-            metrics.IN_FLIGHT.inc()
-            task = asyncio.create_task(work(event))
-            tasks.add(task)  # the loop keeps only weak references to tasks
-            task.add_done_callback(tasks.discard)
+    async def cancel(self) -> None:
+        """Give up what is unfinished; it stays unacknowledged and will be delivered again."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    return screen
+
+async def _finished(task: asyncio.Task[None] | None) -> None:
+    """Wait until a task has ended, however it did."""
+    if task is not None:
+        await asyncio.wait({task})

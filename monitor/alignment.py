@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from monitor.package import OUT_OF_SCOPE, LinearHead, Manifest
 from monitor.types import Evidence, ModelScores, StatementScore
 
+#: Sums of floats depend on who else is in the batch, in the seventh digit or so. A redelivered message should get the
+#: same verdict, so what is judged and published is rounded.
+_DIGITS = 4
 _Floats = NDArray[np.float32]
 
 
@@ -55,10 +58,10 @@ class Alignment:
         categories = self._category.probabilities(scores.embeddings).argmax(axis=1)
         return [
             StatementScore(
-                # The encoder's probability takes for granted that a recommendation is spoken about; it was calibrated on
-                # such statements only.
-                p_unsafe=float(p * (1 - none)),
-                p_in_scope=float(1 - none),
+                # The encoder's probability takes for granted that a recommendation is spoken about: it was calibrated
+                # on such statements only.
+                p_unsafe=round(float(p * (1 - none)), _DIGITS),
+                p_in_scope=round(float(1 - none), _DIGITS),
                 recommendation=self._align.classes[int(b)],
                 p_recommendation=float(row[b]),
                 category=self._category.classes[int(c)],

@@ -12,11 +12,12 @@ import os
 import signal
 from pathlib import Path
 from tempfile import gettempdir
+from typing import Any
 
 import faust
 import structlog
 
-from monitor.agents import ChunkHandler, FailureLimit, screen_agent
+from monitor.agents import ChunkHandler, FailureLimit, ScreenAgent
 from monitor.events import EventFactory, Topics
 from monitor.factory import build_screening, build_store
 from monitor.package import ModelPackage
@@ -45,7 +46,7 @@ def build_app(settings: Settings) -> faust.App:
     """Return a Faust app with the chunk transport and without a web server, leader topic or topic creation."""
     app = _App(
         settings.group,
-        broker=[f"kafka://{address}" for address in settings.kafka_bootstrap.split(",")],
+        broker=[f"kafka://{address.strip()}" for address in settings.kafka_bootstrap.split(",")],
         broker_client_id="guardline",
         broker_commit_interval=1.0,
         broker_heartbeat_interval=settings.session_timeout / 10,
@@ -85,10 +86,8 @@ class Worker:
 
         Returns:
             Whether all that ended in time. If not, the process must be ended the hard way: threads of the Kafka client
-            are still waiting for a broker. What was not committed will be delivered again.
-
-        Raises:
-            DeadLetterLimit, ModelMismatch: going on would do harm; nothing unfinished was acknowledged.
+            are still waiting for a broker. What was not committed will be delivered again. Also after a failure:
+            `failure` says which.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
@@ -100,18 +99,27 @@ class Worker:
             max_bytes=self._settings.publish_max_bytes,
         )
         app = build_app(self._settings)
-        self._wire(app, screening, store, publisher)
+        agent = self._wire(app, screening, store, publisher)
         try:
-            drained = await self._serve(app, publisher)
-        finally:
-            await publisher.close()
-            await screening.close()
-            await store.close()
-        if self._failure is not None:
-            raise self._failure
+            await self._serve(app, publisher)
+        except Exception as error:
+            await self._fail(error)
+        drained = await self._stop_app(app)
+        # Only now: a chunk that still works needs all three.
+        await agent.cancel()
+        await publisher.close()
+        await screening.close()
+        await store.close()
         return drained
 
-    def _wire(self, app: faust.App, screening: Screening, store: VerdictStore, publisher: KafkaPublisher) -> None:
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the worker, when it was not asked to stop: going on would have done harm."""
+        return self._failure
+
+    def _wire(
+        self, app: faust.App, screening: Screening, store: VerdictStore, publisher: KafkaPublisher
+    ) -> ScreenAgent:
         own = self._settings
         topics = Topics(
             flags=own.topic_flags,
@@ -129,36 +137,43 @@ class Worker:
             attempts=own.attempts,
             failures=FailureLimit(own.failures_per_minute),
         )
-        agent = screen_agent(handler, in_flight=own.chunks_in_flight, on_failure=self._fail)
-        app.agent(app.topic(own.topic_outputs, value_type=None), name="screen")(agent)
+        agent = ScreenAgent(handler, in_flight=own.chunks_in_flight, on_failure=self._fail)
+
+        async def screen(stream: Any) -> None:  # Faust wants a function
+            await agent(stream)
+
+        app.agent(app.topic(own.topic_outputs, value_type=None), name="screen")(screen)
+        return agent
 
     async def _fail(self, error: BaseException) -> None:
         _log.error("worker_failed", error=repr(error), action="stopping; unfinished records stay uncommitted")
         self._failure = self._failure or error
         self._stop.set()
 
-    async def _serve(self, app: faust.App, publisher: KafkaPublisher) -> bool:
+    async def _serve(self, app: faust.App, publisher: KafkaPublisher) -> None:
+        """Start, and return when the worker is told to stop or Faust has crashed."""
         stopping = asyncio.create_task(self._stop.wait())
         # Connecting and the first assignment both wait for the broker; a signal must not wait for them.
         starting = asyncio.create_task(self._start(app, publisher))
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            starting.result()
-            _log.info(
-                "worker_started",
-                model=f"{self._package.manifest.name}@{self._package.manifest.version}",
-                topic=self._settings.topic_outputs,
-                group=self._settings.group,
-                scorer=self._settings.scorer,
-                store=self._settings.store,
-            )
-            ended = asyncio.create_task(app.wait_until_stopped())
-            await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            ended.cancel()
-        else:
+        if not starting.done():
             starting.cancel()
+            return
         stopping.cancel()
-        return await self._stop_app(app)
+        starting.result()
+        _log.info(
+            "worker_started",
+            model=f"{self._package.manifest.name}@{self._package.manifest.version}",
+            topic=self._settings.topic_outputs,
+            group=self._settings.group,
+            scorer=self._settings.scorer,
+            store=self._settings.store,
+        )
+        stopping = asyncio.create_task(self._stop.wait())
+        ended = asyncio.create_task(app.wait_until_stopped())
+        await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (ended, stopping):
+            task.cancel()
 
     async def _start(self, app: faust.App, publisher: KafkaPublisher) -> None:
         await publisher.start()
@@ -167,11 +182,14 @@ class Worker:
     async def _stop_app(self, app: faust.App) -> bool:
         """Stop within the drain timeout, which Faust and aiokafka do not promise by themselves."""
         deadline = self._settings.drain_timeout + _CLOSE_TIMEOUT
-        done, _ = await asyncio.wait({asyncio.create_task(app.stop())}, timeout=deadline)
-        if done:
-            _log.info("worker_stopped")
-        else:
+        stopping = asyncio.create_task(app.stop())
+        done, _ = await asyncio.wait({stopping}, timeout=deadline)
+        if not done:
             _log.warning("worker_not_drained", seconds=deadline, action="uncommitted records will be delivered again")
+        elif (error := stopping.exception()) is not None:
+            _log.error("worker_stop_failed", error=repr(error), action="uncommitted records will be delivered again")
+        else:
+            _log.info("worker_stopped")
         if app.crashed and self._failure is None:
             self._failure = app.crash_reason
         return bool(done)

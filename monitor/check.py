@@ -116,7 +116,9 @@ def _writable(target: Path) -> BinaryIO:
         raise ConfigurationError(f"cannot write {target}: {error.strerror}") from error
 
 
-async def _check_file(source: Path, target: Path, screening: Screening, package: ModelPackage) -> None:
+async def _check_file(source: Path, target: Path, screening: Screening, package: ModelPackage) -> bool:
+    """Check every line; return whether any is unsafe."""
+    unsafe = False
     with source.open("rb") as file:
         total = -(-sum(1 for _ in file) // _BATCH)
     progress = Console(stderr=True)
@@ -124,6 +126,8 @@ async def _check_file(source: Path, target: Path, screening: Screening, package:
         for batch in track(_batches(lines), "Checking", total, console=progress, disable=not progress.is_terminal):
             for result in await check_lines(batch, screening, package):
                 out.write(orjson.dumps(result, option=orjson.OPT_APPEND_NEWLINE))
+                unsafe |= result["verdict"] == Verdict.UNSAFE
+    return unsafe
 
 
 def render(verdict: MessageVerdict, console: Console) -> None:
@@ -162,7 +166,7 @@ def render(verdict: MessageVerdict, console: Console) -> None:
     "--model", type=click.Path(path_type=Path), help="Model package; default GUARDLINE_MODEL or the default run's."
 )
 @click.option("--json", "json_", is_flag=True, help="Print the verdict of TEXT as JSON.")
-@click.option("--fail-on-unsafe", is_flag=True, help="Exit with 1 when TEXT is unsafe.")
+@click.option("--fail-on-unsafe", is_flag=True, help="Exit with 1 when TEXT, or any line, is unsafe.")
 def command(
     text: str | None, source: Path | None, target: Path | None, model: Path | None, json_: bool, fail_on_unsafe: bool
 ) -> None:
@@ -174,28 +178,27 @@ def command(
     """
     if (text is None) == (source is None) or (source is None) != (target is None):
         raise click.UsageError("give TEXT, or --input together with --output")
+    if source is not None and json_:
+        raise click.UsageError("--json is for TEXT; --output is JSON lines already")
     if source is not None and target is not None and target.exists() and target.samefile(source):
         raise click.UsageError("--output would overwrite --input")
     settings = load_settings(model=model)
     configure("warning", "console")
     package = ModelPackage.load(settings.model)
 
-    async def run() -> MessageVerdict | None:
+    async def run() -> bool:
         screening = build_screening(settings, package, MemoryStore())
         try:
             if source is not None and target is not None:
-                await _check_file(source, target, screening, package)
-                return None
-            return (await screening.screen([Message(id="text", text=well_formed(text or ""))]))[0]
+                return await _check_file(source, target, screening, package)
+            verdict = (await screening.screen([Message(id="text", text=well_formed(text or ""))]))[0]
         finally:
             await screening.close()
+        if json_:
+            click.echo(orjson.dumps(as_json(verdict, package)).decode())
+        else:
+            render(verdict, Console())
+        return verdict.verdict is Verdict.UNSAFE
 
-    verdict = asyncio.run(run())
-    if verdict is None:
-        return
-    if json_:
-        click.echo(orjson.dumps(as_json(verdict, package)).decode())
-    else:
-        render(verdict, Console())
-    if fail_on_unsafe and verdict.verdict is Verdict.UNSAFE:
+    if asyncio.run(run()) and fail_on_unsafe:
         sys.exit(1)

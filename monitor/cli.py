@@ -48,7 +48,8 @@ class _Commands(click.Group):
         try:
             command = point.load()
         except ModuleNotFoundError as error:
-            extra = "trainer" if point.value.startswith("trainer") else "monitor"
+            half = "trainer" if point.value.startswith("trainer") else "monitor"
+            extra = "demo" if cmd_name == "demo" else half
             raise ConfigurationError(
                 f"`guardline {cmd_name}` needs {error.name}: pip install 'guardline[{extra}]'"
             ) from error

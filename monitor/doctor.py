@@ -16,9 +16,10 @@ from importlib.metadata import PackageNotFoundError, version
 import click
 import orjson
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from monitor.errors import GuardlineError
+from monitor.errors import GuardlineError, ScorerUnavailable
 from monitor.package import ModelPackage
 from monitor.settings import Settings, load_settings
 
@@ -100,7 +101,9 @@ async def _triton(settings: Settings) -> str:
 
     backend = TritonBackend(ModelPackage.load(settings.model), url=settings.triton_url, timeout=_TIMEOUT)
     try:
-        return "answers, model ready" if await backend.ready() else "has not got this model ready"
+        if not await backend.ready():
+            raise ScorerUnavailable("not there, or this model is not loaded")
+        return "answers, model ready"
     finally:
         await backend.close()
 
@@ -151,6 +154,6 @@ def command(json_: bool) -> None:
         table = Table(box=None, show_header=False)
         for finding in report:
             mark = "[green]ok[/green]" if finding.ok else "[red]no[/red]" if finding.needed else "[yellow]no[/yellow]"
-            table.add_row(mark, finding.what, finding.detail)
+            table.add_row(mark, finding.what, escape(finding.detail))
         Console().print(table)
     sys.exit(any(f.needed and not f.ok for f in report))

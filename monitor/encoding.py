@@ -1,7 +1,7 @@
 """From texts to scores through any backend that multiplies matrices.
 
-`TextEncoder` tokenizes off the event loop, cuts over-long texts into windows, plans batches without padding, hands each
-to a backend (`onnx_scorer` in-process, `triton` over gRPC) and puts the answers back in order. A text of several
+`TextEncoder` tokenizes off the event loop, cuts over-long texts into windows, plans batches with little padding, hands
+each to a backend (`onnx_scorer` in-process, `triton` over gRPC) and puts the answers back in order. A text of several
 windows takes the scores of its most unsafe one: nothing is cut off silently.
 """
 
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from monitor.batching import BatchLimits, plan
-from monitor.errors import ModelMismatch, ScorerUnavailable
+from monitor.errors import ModelMismatch, ScorerFailed
 from monitor.package import ModelPackage
 from monitor.types import ModelScores
 
-#: The tokenizer encodes all of a text before any limit applies (10 MB took 14.7 s), so texts come capped; see
-#: `segmentation.MAX_STATEMENT_CHARS`. This cap is for callers that bring their own texts.
+#: The tokenizer encodes all of a text before any limit applies (10 MB took 14.7 s), so longer texts are refused: the
+#: monitor's come as statements of at most `segmentation.MAX_STATEMENT_CHARS`.
 _MAX_CHARS = 100_000
 
 
@@ -69,7 +69,9 @@ class TextEncoder:
     def _tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
         """Return token sequences and, for each, the index of its text."""
         sequences, owners = [], []
-        for owner, encoding in enumerate(self._tokenizer.encode_batch([text[:_MAX_CHARS] for text in texts])):
+        if any(len(text) > _MAX_CHARS for text in texts):
+            raise ValueError(f"a text of more than {_MAX_CHARS} characters: segment it first")
+        for owner, encoding in enumerate(self._tokenizer.encode_batch(list(texts))):
             for window in windows(encoding.ids, self._spec.max_length):
                 sequences.append(window)
                 owners.append(owner)
@@ -90,7 +92,7 @@ class TextEncoder:
                 f"{expected} and {expected[:1]}: export it again"
             )
         if not (np.isfinite(scores.embeddings).all() and np.isfinite(scores.p_unsafe).all()):
-            raise ScorerUnavailable("the model gave NaN or infinity; no verdict is made of that")
+            raise ScorerFailed("the model gave NaN or infinity; no verdict is made of that")
         return scores
 
     async def score(self, texts: Sequence[str]) -> ModelScores:
@@ -98,6 +100,7 @@ class TextEncoder:
 
         Raises:
             ScorerUnavailable: the backend does not answer now.
+            ScorerFailed: it answered with an error or nonsense.
             ModelMismatch: the backend serves another model than the package.
         """
         loop = asyncio.get_running_loop()

@@ -4,6 +4,7 @@ GuardlineError
 ├── ConfigurationError   tell the user what to change and exit with 2
 ├── ModelMismatch        refuse the model package, keep the one that serves
 ├── InvalidMessage       dead letter with the reason, the stream goes on
+├── ScorerFailed         the model answered with an error or nonsense: bounded retries, then a dead letter
 ├── ScorerUnavailable    wait and retry: intake pauses, nothing is skipped (fails closed)
 ├── StoreUnavailable     go on without cache and de-duplication (fails open)
 └── DeadLetterLimit      too many failures of our own: stop instead of discarding the stream
@@ -32,6 +33,10 @@ class InvalidMessage(GuardlineError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class ScorerFailed(GuardlineError):
+    """The model answered these very texts with an error or with numbers that are none."""
 
 
 class ScorerUnavailable(GuardlineError):

@@ -96,10 +96,16 @@ class EventFactory:
             "guardline.reason": error.reason,
             "guardline.payload": "original" if payload else "omitted",
         }
+        # aiokafka sends no record with neither key nor value, so such a letter gets its origin as key.
+        origin = f"{record.topic}-{record.partition}-{record.offset}".encode()
+        keyless = record.key is None and (record.value is None or not payload)
+        reasons["guardline.key"] = "absent" if record.key is None else "original" if payload else "omitted"
         why = tuple((name, str(value).encode()) for name, value in reasons.items())
         if not payload:
-            return Event(self._topics.deadletter, None, None, why)
-        return Event(self._topics.deadletter, record.key, record.value, tuple(record.headers) + why)
+            return Event(self._topics.deadletter, origin, None, why)
+        return Event(
+            self._topics.deadletter, origin if keyless else record.key, record.value, tuple(record.headers) + why
+        )
 
     def _audit(self, record: ConsumerRecord, verdict: MessageVerdict | None, reason: str | None) -> list[Event]:
         if self._topics.verdicts is None:

@@ -27,12 +27,12 @@ class FallbackBackend:
 
     async def infer(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> ModelScores:
         """Return the scores of one batch; see `encoding.Backend`."""
-        now = asyncio.get_running_loop().time()
-        if now >= self._again_at:
+        clock = asyncio.get_running_loop().time
+        if clock() >= self._again_at:
             try:
                 scores = await self._primary.infer(input_ids, attention_mask)
             except ScorerUnavailable as error:
-                self._again_at = now + self._pause
+                self._again_at = clock() + self._pause  # from when it failed: a hanging server takes its time
                 metrics.SCORER_FAILURES.inc()
                 _log.warning("scorer_unavailable", error=str(error), action=f"in-process for {self._pause:.0f} s")
             else:

@@ -30,12 +30,15 @@ except ImportError:  # the extra `monitor` is not installed
 
     Counter = Gauge = Histogram = _Silent  # type: ignore[assignment,misc]
 
-MESSAGES = Counter("guardline_messages_total", "Inputs done with, by verdict.", ["verdict"])
+MESSAGES = Counter(
+    "guardline_messages_total", "Inputs decided on, by verdict; a redelivered one counts again.", ["verdict"]
+)
 STATEMENTS = Counter("guardline_statements_total", "Statements of readable inputs, by verdict.", ["verdict"])
 CACHE_HITS = Counter("guardline_cache_hits_total", "Statements whose score was remembered.")
 DUPLICATES = Counter("guardline_duplicates_total", "Inputs that were done with before and so published nothing.")
 DEAD_LETTERS = Counter("guardline_dead_letters_total", "Inputs sent to the dead-letter topic, by reason.", ["reason"])
-SCORER_FAILURES = Counter("guardline_scorer_failures_total", "Times the scorer did not answer and intake waited.")
+WITHHELD = Counter("guardline_statements_withheld_total", "Flags and reviews beyond the limit of one message.")
+SCORER_FAILURES = Counter("guardline_scorer_failures_total", "Times the scorer did not answer.")
 STORE_FAILURES = Counter("guardline_store_failures_total", "Times the store did not answer and was done without.")
 PUBLISH_RETRIES = Counter("guardline_publish_retries_total", "Times an event had to be published again.")
 IN_FLIGHT = Gauge("guardline_chunks_in_flight", "Chunks of records between intake and acknowledgement.")

@@ -1,6 +1,6 @@
 """What crosses Kafka: the native input record and the events that Guardline publishes.
 
-Pydantic models validate what comes in and generate the JSON Schemas for those who read what goes out. Input ignores
+Pydantic models validate what comes in and state what goes out (`model_json_schema()`). Input ignores
 unknown fields, so that platforms may add their own; output schemas only ever gain fields.
 """
 
@@ -31,7 +31,7 @@ VERDICT_TYPE = "guardline.message.verdict"
 class OutputRecord(BaseModel):
     """The native record of the input topic: one answer of a language model."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, hide_input_in_errors=True)
 
     id: str = Field(min_length=1, max_length=512, description="The platform's id of this answer.")
     text: str = Field(description="The answer, as shown to the reader. May be empty.")
@@ -55,7 +55,7 @@ class OutputRecord(BaseModel):
 
 
 class _Event(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class ModelReference(_Event):

@@ -32,7 +32,7 @@ class RedisStore:
         Args:
             url: where Redis is.
             expiry: seconds until an entry is forgotten.
-            timeout: seconds that a call may take, connecting included.
+            timeout: seconds to connect, and to wait for an answer.
             prefix: put before every key.
         """
         self._redis = Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)

@@ -31,6 +31,8 @@ from monitor.types import Message, MessageVerdict, ModelScores, Statement, State
 _log = structlog.get_logger(__name__)
 #: Above this many characters a batch is prepared in a thread, so that one huge message does not stop the event loop.
 _LONG = 100_000
+#: Statements looked up and scored at once.
+_SLICE = 2048
 
 _Prepared = tuple[Message, list[Statement], Verdict | None]
 
@@ -108,16 +110,24 @@ class Screening:
             metrics.STORE_FAILURES.inc()  # the read before has already said so in the log
 
     async def _score(self, texts: Sequence[str]) -> tuple[dict[str, StatementScore], set[str]]:
-        """Return the score of each distinct text, and which of them were remembered."""
-        if not texts:
-            return {}, set()
-        known = await self._remembered(texts)
-        missing = [text for text in texts if text not in known]
-        if missing:
-            fresh = dict(zip(missing, self._alignment.read(await self._scorer.score(missing)), strict=True))
-            await self._remember(fresh)
-            return {**known, **fresh}, set(known)
-        return known, set(known)
+        """Return the score of each distinct text, and which of them were remembered.
+
+        In slices, so that a huge message neither fills memory with embeddings nor loses all its work when the scorer
+        goes away near the end.
+        """
+        scores: dict[str, StatementScore] = {}
+        cached: set[str] = set()
+        for start in range(0, len(texts), _SLICE):
+            part = texts[start : start + _SLICE]
+            known = await self._remembered(part)
+            cached |= known.keys()
+            missing = [text for text in part if text not in known]
+            if missing:
+                fresh = dict(zip(missing, self._alignment.read(await self._scorer.score(missing)), strict=True))
+                await self._remember(fresh)
+                known |= fresh
+            scores |= known
+        return scores, cached
 
     def _verdict(self, statement: Statement, score: StatementScore) -> StatementVerdict:
         verdict = judge(score, self.thresholds)

@@ -35,9 +35,9 @@ _VISIBLE = re.compile(r"\S")
 _LAST_WORD = re.compile(r"[^\s(\[\"'\u201c*_]+$")
 _ABBREVIATIONS = frozenset(
     {
-        "al", "approx", "avg", "ca", "cf", "dr", "e.g", "ed", "eds", "est", "excl", "fig", "figs", "i.e", "inc", "incl",
-        "ltd", "max", "min", "mr", "mrs", "ms", "no", "nos", "p", "pp", "prof", "ref", "refs", "resp", "sec", "st",
-        "tab", "v", "vol", "vs", "b.i.d", "i.m", "i.v", "iv", "p.o", "q.d", "s.c", "t.i.d", "u.k", "u.s", "jan", "feb",
+        "approx", "avg", "ca", "cf", "dr", "e.g", "ed", "eds", "est", "excl", "fig", "figs", "i.e", "inc", "incl",
+        "ltd", "mr", "mrs", "ms", "nos", "p", "pp", "prof", "ref", "refs", "resp", "sec", "st",
+        "tab", "v", "vol", "vs", "jan", "feb",
         "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec",
     }
 )  # fmt: skip

@@ -1,8 +1,8 @@
 """The Triton backend: the encoder behind NVIDIA Triton Inference Server, over grpc.aio.
 
 Fails closed: any transport failure or overload becomes `ScorerUnavailable`, which pauses intake; a model that is not
-there or has other tensors becomes `ModelMismatch`. The version is pinned in every request, because without one Triton
-answers with the newest. Inference is a pure function, so a repeat is always safe.
+there, has other tensors or other weights than the package becomes `ModelMismatch`. The version is pinned in every
+request, because without one Triton answers with the newest. Inference is a pure function, so a repeat is always safe.
 """
 
 from __future__ import annotations
@@ -15,11 +15,19 @@ import tritonclient.grpc.aio as triton
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
-from monitor.errors import ModelMismatch, ScorerUnavailable
+from monitor.errors import ModelMismatch, ScorerFailed, ScorerUnavailable
 from monitor.package import ModelPackage
 from monitor.types import ModelScores
 
 _MISMATCH = {"StatusCode.NOT_FOUND", "StatusCode.INVALID_ARGUMENT", "StatusCode.UNIMPLEMENTED"}
+#: The model itself raised, and would again on the same texts.
+_FAILED = {"StatusCode.INTERNAL", "StatusCode.UNKNOWN"}
+#: Without this gRPC tries to reconnect ever more rarely, up to two minutes apart. The lengths are the client's own.
+_CHANNEL = [
+    ("grpc.max_send_message_length", 2**31 - 1),
+    ("grpc.max_receive_message_length", 2**31 - 1),
+    ("grpc.max_reconnect_backoff_ms", 5000),
+]
 
 
 class TritonBackend:
@@ -30,7 +38,9 @@ class TritonBackend:
         self._spec = package.manifest.encoder
         self._url = url
         self._timeout = timeout
-        self._client = triton.InferenceServerClient(url)
+        self._client = triton.InferenceServerClient(url, channel_args=_CHANNEL)
+        self._digest = package.manifest.files[package.onnx.relative_to(package.path).as_posix()]
+        self._verified = False
 
     def _translate(self, error: Exception) -> Exception:
         if isinstance(error, InferenceServerException) and str(error.status()) in _MISMATCH:
@@ -38,7 +48,26 @@ class TritonBackend:
             if "is not ready" in error.message() or "unavailable" in error.message():
                 return ScorerUnavailable(f"Triton at {self._url}: {error.message()}")
             return ModelMismatch(f"Triton at {self._url}: {error.message()}: is it serving this package?")
+        self._verified = False  # whatever comes back may be another server, or another package
+        if isinstance(error, InferenceServerException) and str(error.status()) in _FAILED:
+            return ScorerFailed(f"Triton at {self._url}: {error.message()}")
         return ScorerUnavailable(f"Triton at {self._url} does not answer: {error}")
+
+    async def _verify(self) -> None:
+        """Make sure that the server has the weights that the package's heads and thresholds belong to.
+
+        The version number alone says little: every package has its encoder as version 1.
+        """
+        answer = await self._client.get_model_config(
+            self._spec.model, str(self._spec.model_version), client_timeout=self._timeout
+        )
+        served = answer.config.parameters["onnx_sha256"].string_value
+        if served != self._digest:
+            raise ModelMismatch(
+                f"Triton at {self._url} serves another encoder (sha256 {served[:12] or 'unknown'}) than the package "
+                f"({self._digest[:12]}): load this package's `{self._spec.model}` there, or give --model the other one"
+            )
+        self._verified = True
 
     async def ready(self) -> bool:
         """Tell whether the server answers and has this model version loaded."""
@@ -60,6 +89,8 @@ class TritonBackend:
         try:
             # client_timeout is gRPC's deadline; the outer one also bounds a channel that never connects.
             async with asyncio.timeout(self._timeout + 1):
+                if not self._verified:
+                    await self._verify()
                 result = await self._client.infer(
                     self._spec.model,
                     inputs,

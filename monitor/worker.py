@@ -11,6 +11,7 @@ import click
 import uvloop
 
 from monitor.app import Worker
+from monitor.errors import ConfigurationError
 from monitor.logs import configure
 from monitor.package import ModelPackage
 from monitor.settings import Settings, load_settings
@@ -20,7 +21,13 @@ def _serve_metrics(settings: Settings) -> None:
     if settings.metrics_port is not None:
         from prometheus_client import start_http_server
 
-        start_http_server(settings.metrics_port, addr=settings.metrics_host)
+        try:
+            start_http_server(settings.metrics_port, addr=settings.metrics_host)
+        except OSError as error:
+            where = f"{settings.metrics_host}:{settings.metrics_port}"
+            raise ConfigurationError(
+                f"metrics cannot be served at {where}: {error}: set GUARDLINE_METRICS_PORT"
+            ) from error
 
 
 @click.command()
@@ -31,7 +38,8 @@ def _serve_metrics(settings: Settings) -> None:
 def command(model: Path | None, kafka_bootstrap: str | None, scorer: str | None, store: str | None) -> None:
     """Run the streaming worker until SIGTERM or Ctrl-C; every setting is also an environment variable.
 
-    Exits with 0 after an orderly stop, 3 when going on would do harm (the last log line says why).
+    Exits with 0 after an orderly stop, 3 when going on would do harm (the last lines say why), 4 when it was told to
+    stop and could not finish in time (what was not committed will be delivered again).
     """
     settings = load_settings(model=model, kafka_bootstrap=kafka_bootstrap, scorer=scorer, store=store)
     configure(settings.log_level, settings.log_format)
@@ -39,9 +47,13 @@ def command(model: Path | None, kafka_bootstrap: str | None, scorer: str | None,
     _serve_metrics(settings)
 
     async def run() -> None:
-        if not await Worker(settings, package).run():
+        worker = Worker(settings, package)
+        drained = await worker.run()
+        if worker.failure is not None:
+            click.echo(f"guardline: {worker.failure}", err=True)
+        if worker.failure is not None or not drained:
             logging.shutdown()
-            os._exit(3)  # closing the event loop would wait for threads that wait for a broker
+            os._exit(3 if worker.failure else 4)  # closing the loop would wait for threads that wait for a broker
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())

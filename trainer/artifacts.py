@@ -1,7 +1,7 @@
 """The run folder: what lies where, how it is read and written, and whether it is still current.
 
-Every stage writes its artefact and then a stamp: the fingerprint of all it was made from (settings, code version of the
-stage, digests of the artefacts before it). A stage whose fingerprint is unchanged is skipped, so a run that was
+Every stage writes its artefact and then a stamp: the fingerprint of all it was made from (settings, version of
+guardline, digests of the artefacts before it). A stage whose fingerprint is unchanged is skipped, so a run that was
 interrupted goes on where it stopped.
 """
 

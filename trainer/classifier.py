@@ -3,8 +3,8 @@
 Three logistic regressions on the embeddings of the training split: over (recommendation, label), whose unsafe share is
 the score; over the recommendations and "none of them", which is alignment and scope; over the categories. One
 hyperplane for all recommendations would have to separate "200 mg" from "400 mg" and "may" from "must not" at once; one
-per recommendation, weighted by how likely it is meant, raised the AUC by 0.08 (probe on validation families).
-Calibration (Platt 1999) and thresholds come from the validation split, which no weight has seen.
+per recommendation, weighted by how likely it is meant, does better (`frozen` against `frozen, one hyperplane` in the
+report). Calibration (Platt 1999) and thresholds come from the validation split, which no weight has seen.
 """
 
 from __future__ import annotations

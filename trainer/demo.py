@@ -38,10 +38,18 @@ from trainer.artifacts import read_json_lines
 from trainer.corpus import MESSAGE_FILES
 
 _CORPUS = Path(__file__).parent / "data" / "corpus"
-_TOPICS = {"llm.outputs": 4, "safety.flags": 1, "safety.review": 1, "safety.verdicts": 1, "safety.deadletter": 1}
+_ROLES = {
+    "OUTPUTS": "llm.outputs",
+    "FLAGS": "safety.flags",
+    "REVIEW": "safety.review",
+    "VERDICTS": "safety.verdicts",
+    "DEADLETTER": "safety.deadletter",
+}
+_TOPICS = {topic: 4 if role == "OUTPUTS" else 1 for role, topic in _ROLES.items()}
 #: Inputs that no platform means to send and every platform sends some day.
 _BROKEN = (b'{"id": "broken-1", "text": ', b'{"id": "broken-2"}', b'{"id": "broken-3", "text": 7}')
 _FLAGS_SHOWN = 7
+_REPORT = DEFAULT_RUN / "evaluation" / "report.html"
 _SILENCE = 120.0  # seconds without any event after which something is wrong
 _TENANTS = ("st-anna", "riverside", "medchat")
 
@@ -108,7 +116,9 @@ def load_answers() -> list[Answer]:
 
 
 def _train(console: Console) -> None:
-    console.print("No model yet: training one from the guideline (quick profile, at most six minutes on two cores).\n")
+    console.print(
+        "No evaluated model yet: training one from the guideline (quick profile, about five minutes on two cores).\n"
+    )
     result = subprocess.run([sys.executable, "-m", "monitor", "train", "--profile", "quick"], check=False)
     if result.returncode:
         raise GuardlineError("training failed; the lines above say why")
@@ -119,12 +129,15 @@ def _train(console: Console) -> None:
 async def _worker(bootstrap: str, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run `guardline monitor` against the embedded broker; end it with SIGTERM, as a platform would."""
     environment = {
-        **os.environ,
+        # Settings of the user's own deployment are not the demo's.
+        **{name: value for name, value in os.environ.items() if not name.startswith("GUARDLINE_")},
         "GUARDLINE_KAFKA_BOOTSTRAP": bootstrap,
         "GUARDLINE_MODEL": str(DEFAULT_MODEL),
         "GUARDLINE_SCORER": "onnx",
         "GUARDLINE_STORE": "memory",
         "GUARDLINE_EMIT_VERDICTS": "true",
+        "GUARDLINE_INCLUDE_TEXT": "true",
+        **{f"GUARDLINE_TOPIC_{role}": topic for role, topic in _ROLES.items()},
         # Small chunks: a watcher sees flags as they are found, not in bursts.
         "GUARDLINE_CHUNK_RECORDS": "8",
     }
@@ -231,8 +244,10 @@ async def _watch(
 ) -> None:
     """Show events until `total` inputs have their verdict, for ever without a total."""
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        while total is None or tally.done < total:
+        quiet = 0
+        while total is None or tally.done < total or quiet < 3:  # flags of the last answers come on another topic
             batch = await consumer.getmany(timeout_ms=200)
+            quiet = 0 if batch else quiet + 1
             for record in (r for records in batch.values() for r in records):
                 flag = tally.take(record)
                 if flag is not None and not console.is_terminal:
@@ -259,15 +274,15 @@ def _agreement(answers: Sequence[Answer], tally: Tally) -> Table:
 
 def _summary(answers: Sequence[Answer], tally: Tally, log: Path, console: Console) -> None:
     statements = sum(sum(v.counts.values()) for v in tally.verdicts.values())
-    spans = {a.id: a.spans for a in answers}
+    # Of the first round only: later ones repeat the same answers under other ids.
+    spans = {a.id: a.spans for a in answers if a.id in tally.verdicts}
+    flags = [f for f in tally.flags if f.message_id in spans]
     found = sum(
-        any(f.message_id == id_ and f.start < end and start < f.end for f in tally.flags)
+        any(f.message_id == id_ and f.start < end and start < f.end for f in flags)
         for id_, own in spans.items()
         for start, end in own
     )
-    on_span = sum(
-        any(f.start < end and start < f.end for start, end in spans.get(f.message_id, ())) for f in tally.flags
-    )
+    on_span = sum(any(f.start < end and start < f.end for start, end in spans[f.message_id]) for f in flags)
     marked = sum(len(s) for s in spans.values())
     p50, p95, p99 = np.percentile(tally.latencies, [50, 95, 99]) if tally.latencies else (np.nan,) * 3
     dead = ", ".join(f"{n} {reason}" for reason, n in sorted(tally.dead.items())) or "none"
@@ -275,10 +290,10 @@ def _summary(answers: Sequence[Answer], tally: Tally, log: Path, console: Consol
     for name, value in (
         ("answers", f"{tally.done} screened of {tally.sent} sent; dead letters: {dead}"),
         ("statements", f"{statements}; {len(tally.flags)} flagged, {tally.reviews} sent to review"),
-        ("marked errors", f"{found} of {marked} flagged; {on_span} of {len(tally.flags)} flags lie on a marked error"),
+        ("marked errors", f"{found} of {marked} flagged; {on_span} of {len(flags)} flags lie on a marked error"),
         ("latency", f"median {p50:.2f} s, 95% under {p95:.2f} s, 99% under {p99:.2f} s (publish to verdict)"),
         ("model package", str(DEFAULT_MODEL)),
-        ("report", str(DEFAULT_RUN / "evaluation" / "report.html")),
+        ("report", str(_REPORT)),
         ("worker's log", str(log)),
     ):
         lines.add_row(f"[bold]{name}[/bold]", value)
@@ -328,7 +343,7 @@ def command(once: bool, rate: float) -> None:
     Uses the embedded Kafka broker, ONNX Runtime in-process and the in-memory store: no service needs to be installed.
     """
     console = Console()
-    if not (DEFAULT_MODEL / MANIFEST).exists():
+    if not (DEFAULT_MODEL / MANIFEST).exists() or not _REPORT.exists():
         _train(console)
     if not load_answers():
         raise ConfigurationError(f"{_CORPUS}: no answers there to screen")

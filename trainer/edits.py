@@ -1,8 +1,8 @@
-"""Rule-made hard negatives: a safe statement with one of its recommendation's numbers changed.
+"""Rule-made hard negatives: the guideline's own sentences with one number changed.
 
-A language model writes few wrong numbers for each right one; a stream of answers has all of them. An edit is made only
-where the number stands in the recommendation too, with the same unit, so that ages, weights and saturations of a
-vignette stay as they are. Used to train the encoder, never to fit heads, calibrate or evaluate.
+A language model writes few wrong numbers for each right one; a stream of answers has all of them. A number is changed
+only where the recommendation gives it, with its unit, and never to another one that the recommendation gives. Used to
+train the encoder, never to fit heads, calibrate or evaluate.
 """
 
 from __future__ import annotations

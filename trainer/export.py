@@ -169,13 +169,17 @@ def export_encoder(model: ServedEncoder, path: Path, tokenizer: Tokenizer, max_l
         return parity(model, path, tokenizer, max_length)
 
 
-def triton_config(dimension: int, *, gpu: bool) -> str:
-    """Return a config.pbtxt, built and parsed back as Triton's own message."""
+def triton_config(dimension: int, digest_: str, *, gpu: bool) -> str:
+    """Return a config.pbtxt, built and parsed back as Triton's own message.
+
+    `digest_`, the SHA-256 of the ONNX file, lets a client tell whose weights a server has loaded.
+    """
     config = model_config_pb2.ModelConfig(name=ENCODER, max_batch_size=MAX_BATCH)
     if gpu:
         config.backend = "onnxruntime"
     else:
         config.backend = "python"
+    config.parameters["onnx_sha256"].string_value = digest_
     for name in INPUTS:
         config.input.add(name=name, data_type=model_config_pb2.TYPE_INT64, dims=[-1])
     config.output.add(name=OUTPUTS[0], data_type=model_config_pb2.TYPE_FP32, dims=[dimension])
@@ -197,9 +201,10 @@ def _write_repository(root: Path, model: ServedEncoder, tokenizer: Tokenizer, ma
     version.mkdir(parents=True)
     difference = export_encoder(model, version / "model.onnx", tokenizer, max_length)
     shutil.copy(_SERVING / "model.py", version / "model.py")
-    (root / ENCODER / "config.pbtxt").write_text(triton_config(model.encoder.dimension, gpu=True))
+    sha256 = sha256_file(version / "model.onnx")
+    (root / ENCODER / "config.pbtxt").write_text(triton_config(model.encoder.dimension, sha256, gpu=True))
     (root / ENCODER / "configs").mkdir()
-    (root / ENCODER / "configs" / "cpu.pbtxt").write_text(triton_config(model.encoder.dimension, gpu=False))
+    (root / ENCODER / "configs" / "cpu.pbtxt").write_text(triton_config(model.encoder.dimension, sha256, gpu=False))
     tokenizer.save(str(root / TOKENIZER))
     return difference
 

@@ -8,10 +8,10 @@ Evaluation comes last because it measures the exported package, through the moni
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from monitor.package import MANIFEST
+from monitor.package import MANIFEST, SCHEMA_VERSION
 from monitor.settings import DEFAULT_RUN
 from trainer import classifier, corpus, encoder, evaluation, export, guidelines, report
 from trainer.artifacts import RunFolder, digest, fingerprint, read_rows, write_json
@@ -133,14 +133,22 @@ class Pipeline:
             ),
             _Stage(
                 "export",
-                lambda: fingerprint(self.pack.fingerprint(), of(folder.encoder, folder.classifier, folder.statements)),
+                lambda: fingerprint(
+                    self.pack.fingerprint(),
+                    settings.encoder,
+                    of(folder.encoder, folder.classifier, folder.statements),
+                ),
                 served,
                 self._export,
             ),
             _Stage(
                 "evaluate",
                 lambda: fingerprint(
-                    settings.evaluation, self._exported(), of(folder.statements, folder.splits, self.pack.corpus)
+                    settings.evaluation,
+                    settings.encoder,
+                    settings.classifier,
+                    self._exported(),
+                    of(folder.statements, folder.splits, self.pack.corpus),
                 ),
                 [folder.evaluation],
                 self._evaluate,
@@ -153,7 +161,6 @@ class Pipeline:
         Raises:
             StageMissing: a stage before the first wanted one has not been run.
         """
-        write_json(self.folder.root / "settings.json", {"pack": str(self.pack.path.resolve()), **asdict(self.settings)})
         for stage in self._stages():
             whole = stage.name != "export" or (self.folder.package / MANIFEST).exists()
             if stage.name not in wanted:
@@ -164,10 +171,13 @@ class Pipeline:
                         f"{self.folder.root}: run `guardline train {stage.name}` first, or `guardline train` for all"
                     )
                 continue
-            print_ = fingerprint(stage.name, stage.inputs())
+            print_ = fingerprint(stage.name, version("guardline"), SCHEMA_VERSION, stage.inputs())
             if not again and whole and self.folder.is_current(stage.name, print_):
                 console.print(f"[dim]{stage.name:<11} is current[/dim]")
                 continue
+            write_json(
+                self.folder.root / "settings.json", {"pack": str(self.pack.path.resolve()), **asdict(self.settings)}
+            )
             started = time.monotonic()
             with _progress(console) as progress:
                 summary = stage.run(progress)
@@ -246,8 +256,6 @@ def command(
 
     Stages whose inputs have not changed are skipped, so an interrupted run goes on where it stopped.
     """
-    if base is None or not Path(base).is_dir():
-        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     pack = Pack.load(pack_)
     settings = PROFILES[profile]
     if base:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
 from enum import StrEnum
 
 
@@ -30,17 +29,6 @@ class Split(StrEnum):
     VALIDATION = "validation"
     TEST_ID = "test_id"
     TEST_OOD = "test_ood"
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A guideline document of a pack."""
-
-    path: str
-    title: str
-    version: str
-    valid_from: date | None
-    valid_to: date | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 from pathlib import Path
@@ -70,12 +71,12 @@ INPUTS: dict[str, tuple[bytes | None, Verdict | str]] = {
 }
 
 
-async def send(bootstrap: str, topic: str, values: list[bytes | None]) -> None:
+async def send(bootstrap: str, topic: str, values: list[bytes | None], key: bytes | None = b"k") -> None:
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", max_request_size=20_000_000)
     await producer.start()
     try:
         for value in values:
-            await producer.send_and_wait(topic, value, key=b"k", headers=HEADERS)
+            await producer.send_and_wait(topic, value, key=key, headers=HEADERS)
     finally:
         await producer.stop()
 
@@ -123,14 +124,32 @@ async def test_every_input_gets_a_verdict_or_a_dead_letter(
     assert log.count('"event": "screened"') == len(expected_verdicts)
 
 
-async def test_ten_megabytes_are_judged(kafka_broker: Broker, model_package: ModelPackage, tmp_path: Path) -> None:
-    """On a real broker with raised limits; the embedded one keeps 5 MB a partition."""
-    topics = await Topics.create(kafka_broker)
-    huge = "Your parcel arrives on Monday. " * 340_000 + UNSAFE
-    worker = Worker(kafka_broker, model_package.path, topics, tmp_path / "log")
+async def test_letters_that_have_neither_key_nor_value_of_their_own(
+    embedded: Broker, model_package: ModelPackage, tmp_path: Path
+) -> None:
+    """aiokafka sends no such record: a tombstone without key, and an input whose dead letter the topic refuses."""
+    topics = await Topics.create(embedded)
+    worker = Worker(embedded, model_package.path, topics, tmp_path / "log", publish_max_bytes="5000")
     async with worker:
-        await send(kafka_broker.bootstrap, topics.names["outputs"], [record("huge", huge), record("next", SAFE)])
-        out = await collect(kafka_broker.bootstrap, topics, 2, worker)
+        large = b"x" * 6000
+        await send(embedded.bootstrap, topics.names["outputs"], [None], key=b"")
+        await send(embedded.bootstrap, topics.names["outputs"], [large], key=None)
+        await send(embedded.bootstrap, topics.names["outputs"], [record("next", SAFE)])
+        out = await collect(embedded.bootstrap, topics, 3, worker)
+        assert await worker.stop() == 0, worker.log.read_text()[-3000:]
+    letters = sorted((reason_of(r), r.value) for r in out["deadletter"])
+    assert letters == [("null_value", None), ("output_too_large", None)]
+
+
+async def test_megabytes_are_judged(broker: Broker, model_package: ModelPackage, tmp_path: Path) -> None:
+    """10 MB on a real broker with raised limits; the embedded one keeps 5 MB a partition."""
+    topics = await Topics.create(broker)
+    sentences = 340_000 if broker.kind != "embedded" else 110_000
+    huge = "Your parcel arrives on Monday. " * sentences + UNSAFE
+    worker = Worker(broker, model_package.path, topics, tmp_path / "log")
+    async with worker:
+        await send(broker.bootstrap, topics.names["outputs"], [record("huge", huge), record("next", SAFE)])
+        out = await collect(broker.bootstrap, topics, 2, worker)
         assert await worker.stop() == 0
     verdicts = {
         a.message_id: a for a in (VerdictRecord.model_validate_json(r.value) for r in out["verdicts"]) if a.message_id
@@ -153,6 +172,12 @@ async def test_triton_going_away_pauses_and_loses_nothing(
         await collect(embedded.bootstrap, topics, 5, worker)
         triton.stop()
         await send(embedded.bootstrap, topics.names["outputs"], [record(f"b{i}", f"{UNSAFE} {i}") for i in range(20)])
+        for _ in range(100):
+            if "scorer_unavailable" in worker.log.read_text():
+                break
+            await asyncio.sleep(0.1)
+        else:
+            pytest.fail("the worker did not notice that Triton was away")
         triton.start()
         out = await collect(embedded.bootstrap, topics, 25, worker)
         assert await worker.stop() == 0
@@ -164,22 +189,27 @@ async def test_killed_worker_loses_nothing(
     broker: Broker, redis_server: LocalRedis, model_package: ModelPackage, tmp_path: Path
 ) -> None:
     topics = await Topics.create(broker)
-    own = {"store": "redis", "redis_url": redis_server.url, "chunk_records": "4"}
-    sent = [record(f"m{i}", f"{UNSAFE if i % 4 == 0 else SAFE} Bed {i}.") for i in range(120)]
+    own = {"store": "redis", "redis_url": redis_server.url, "chunk_records": "1"}
+    # Different texts, so that none comes from the cache and the work takes its time.
+    sent = [
+        record(f"m{i}", f"{UNSAFE if i % 4 == 0 else SAFE} " + f"Bed {i} gets remdesivir. " * 8) for i in range(400)
+    ]
     first = Worker(broker, model_package.path, topics, tmp_path / "first", **own)
     async with first:
-        await send(broker.bootstrap, topics.names["outputs"], sent[:60])
-        await collect(broker.bootstrap, topics, 20, first)
+        await send(broker.bootstrap, topics.names["outputs"], sent[:350])
+        await collect(broker.bootstrap, topics, 1, first, settle=False)
         await first.stop(signal.SIGKILL)
+    group = topics.names["outputs"]
+    assert await committed(broker.bootstrap, group, group, 2) < 350, "killed too late to prove anything"
     second = Worker(broker, model_package.path, topics, tmp_path / "second", **own)
     async with second:
-        await send(broker.bootstrap, topics.names["outputs"], sent[60:])
-        out = await collect(broker.bootstrap, topics, 120, second)
+        await send(broker.bootstrap, topics.names["outputs"], sent[350:])
+        out = await collect(broker.bootstrap, topics, 400, second)
         assert await second.stop() == 0
     audits = [VerdictRecord.model_validate_json(r.value) for r in out["verdicts"]]
-    assert {a.message_id for a in audits} == {f"m{i}" for i in range(120)}
+    assert {a.message_id for a in audits} == {f"m{i}" for i in range(400)}
     by_id: dict[str, set[bytes]] = {}
     for event in (*out["verdicts"], *out["flags"]):
         by_id.setdefault(dict(event.headers)["ce_id"].decode(), set()).add(event.value)
     assert all(len(values) == 1 for values in by_id.values()), "a repeated event differs from the first"
-    assert await committed(broker.bootstrap, topics.names["outputs"], topics.names["outputs"], 2) == 120
+    assert await committed(broker.bootstrap, topics.names["outputs"], topics.names["outputs"], 2) == 400

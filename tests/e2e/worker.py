@@ -83,8 +83,10 @@ class Worker:
             await self.process.wait()
 
 
-async def collect(bootstrap: str, topics: Topics, expected: int, worker: Worker) -> dict[str, list[ConsumerRecord]]:
-    """Return all output records by role once `expected` audit records are there.
+async def collect(
+    bootstrap: str, topics: Topics, expected: int, worker: Worker, *, settle: bool = True
+) -> dict[str, list[ConsumerRecord]]:
+    """Return all output records by role once `expected` audit records are there, and what comes a little after.
 
     Raises:
         AssertionError: the worker ended, or nothing came for a minute.
@@ -95,14 +97,16 @@ async def collect(bootstrap: str, topics: Topics, expected: int, worker: Worker)
     await consumer.start()
     try:
         silent = 0
-        while len(result["verdicts"]) < expected or silent < 3:  # a little longer, for what should not come
-            batch = await consumer.getmany(timeout_ms=500)
+        while len(result["verdicts"]) < expected or (settle and silent < 3):
+            batch = await consumer.getmany(timeout_ms=500 if settle else 20)
             silent = 0 if batch else silent + 1
             for partition, records in batch.items():
                 result[roles[partition.topic]] += records
             assert worker.process is not None
             assert worker.process.returncode is None, worker.log.read_text()[-3000:]
-            assert silent < 120, f"{len(result['verdicts'])} of {expected}\n" + worker.log.read_text()[-3000:]
+            assert silent < (120 if settle else 3000), (
+                f"{len(result['verdicts'])} of {expected}\n" + worker.log.read_text()[-3000:]
+            )
     finally:
         await consumer.stop()
     return result
