@@ -77,10 +77,10 @@ class ChunkHandler:
         self._attempts = attempts
         self._failures = failures
 
-    async def handle(self, records: Sequence[ConsumerRecord], turn: Awaitable[None] | None = None) -> None:
+    async def handle(self, records: Sequence[ConsumerRecord], before: asyncio.Task[None] | None = None) -> None:
         """Return when every event of every record was acknowledged by the broker.
 
-        `turn` is waited for between screening and publishing: the chunk before of the same partition is then out.
+        `before`, the work on the chunk before of the same partition, is waited for between screening and publishing.
 
         Raises:
             DeadLetterLimit: the worker has to stop; nothing of this chunk may be acknowledged.
@@ -99,8 +99,8 @@ class ChunkHandler:
                 outcome.append((record, self._invalid(record, verdict, stage="screening")))
             else:
                 outcome.append((record, self._decided(record, verdict, started)))
-        if turn is not None:
-            await turn
+        if before is not None:
+            await asyncio.wait({before})  # however it ends
         await self._publish(outcome)
         await self._mark_done([record for record, _ in outcome])
         metrics.PROCESS_SECONDS.observe(monotonic() - started)
@@ -264,7 +264,7 @@ class ScreenAgent:
 
     async def _work(self, event: Any, before: asyncio.Task[None] | None) -> None:
         try:
-            await self._handler.handle(event.value, _finished(before))
+            await self._handler.handle(event.value, before)
             event.ack()
         except Exception as error:
             await self._on_failure(error)
@@ -278,9 +278,3 @@ class ScreenAgent:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _finished(task: asyncio.Task[None] | None) -> None:
-    """Wait until a task has ended, however it did."""
-    if task is not None:
-        await asyncio.wait({task})

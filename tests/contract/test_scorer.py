@@ -116,9 +116,21 @@ async def test_a_model_that_triton_does_not_have_is_a_mismatch(
     triton: LocalTriton, model_package: ModelPackage
 ) -> None:
     spec = model_package.manifest.encoder.model_copy(update={"model": "another"})
-    manifest = model_package.manifest.model_copy(update={"encoder": spec})
+    files = model_package.manifest.files | {"another/1/model.onnx": "0" * 64}
+    manifest = model_package.manifest.model_copy(update={"encoder": spec, "files": files})
     own = Settings(scorer="triton", triton_url=triton.url)
     scorer = build_scorer(own, ModelPackage(model_package.path, manifest))
     with pytest.raises(ModelMismatch, match="another"):
+        await scorer.score(TEXTS)
+    await scorer.close()
+
+
+async def test_a_triton_with_other_weights_is_a_mismatch(triton: LocalTriton, model_package: ModelPackage) -> None:
+    """After a retraining the monitor may start before Triton has loaded the new package; both call it version 1."""
+    files = model_package.manifest.files | {"encoder/1/model.onnx": "0" * 64}
+    manifest = model_package.manifest.model_copy(update={"files": files})
+    own = Settings(scorer="triton", triton_url=triton.url)
+    scorer = build_scorer(own, ModelPackage(model_package.path, manifest))
+    with pytest.raises(ModelMismatch, match="another encoder"):
         await scorer.score(TEXTS)
     await scorer.close()

@@ -1,19 +1,20 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiokafka import ConsumerRecord
 from structlog.testing import capture_logs
 
-from monitor.agents import ChunkHandler, FailureLimit, screen_agent
-from monitor.errors import DeadLetterLimit, ModelMismatch
+from monitor.agents import ChunkHandler, FailureLimit, ScreenAgent
+from monitor.errors import DeadLetterLimit, ModelMismatch, ScorerFailed
 from monitor.events import EventFactory, Topics
 from monitor.memory import MemoryStore
 from monitor.publisher import Event
 from monitor.screening import Screening, VerdictStore
-from monitor.types import MessageVerdict
+from monitor.types import MessageVerdict, ModelScores
 from tests.monitor.fakes import (
     OFF_TOPIC,
     REVIEW,
@@ -338,6 +339,7 @@ class FakeEvent:
 
     def __init__(self, *records: ConsumerRecord, log: list[str] | None = None) -> None:
         self.value = records
+        self.message = SimpleNamespace(tp=("llm.outputs", 0))
         self.acked = False
         self._log = log
 
@@ -378,7 +380,7 @@ class Gate:
         self.waiting: dict[Any, asyncio.Event] = {}
         self._then = then
 
-    async def handle(self, records: Any) -> None:
+    async def handle(self, records: Any, before: asyncio.Task[None] | None) -> None:
         self.waiting[records] = asyncio.Event()
         await self.waiting[records].wait()
         self._then(records)
@@ -393,7 +395,7 @@ def agent(handler: Any, in_flight: int = 2) -> tuple[Callable[[Any], Any], list[
     async def on_failure(error: BaseException) -> None:
         failures.append(error)
 
-    return screen_agent(handler, in_flight=in_flight, on_failure=on_failure), failures
+    return ScreenAgent(handler, in_flight=in_flight, on_failure=on_failure), failures
 
 
 async def test_a_chunk_is_acknowledged_only_after_its_events_are_published() -> None:
@@ -468,3 +470,42 @@ async def test_a_cancelled_chunk_is_not_acknowledged() -> None:
     assert worker.cancelled()
     assert not event.acked
     assert failures == []
+
+
+async def test_chunks_of_a_partition_publish_in_turn_although_they_are_screened_together() -> None:
+    """The first chunk is scored slowly; its events still leave before those of the second."""
+
+    class FirstIsSlow(FakeScorer):
+        async def score(self, texts: Sequence[str]) -> ModelScores:
+            for _ in range(20 if SAFE in texts else 0):
+                await asyncio.sleep(0)
+            return await super().score(texts)
+
+    harness = Harness(scorer=FirstIsSlow())
+    screen, failures = agent(harness.handler)
+    await screen(FakeStream([FakeEvent(message(0, SAFE)), FakeEvent(message(1, UNSAFE))]))
+    await settle()
+    await asyncio.sleep(0.01)
+    assert failures == []
+    assert list(harness.audited) == [0, 1]
+
+
+async def test_cancel_gives_up_what_is_unfinished() -> None:
+    gate = Gate()
+    own = ScreenAgent(gate, in_flight=2, on_failure=_never)  # type: ignore[arg-type]
+    event = FakeEvent("chunk")  # type: ignore[arg-type]
+    await own(FakeStream([event]))
+    await settle()
+    await own.cancel()
+    assert not event.acked
+
+
+async def _never(error: BaseException) -> None:
+    raise AssertionError(error)
+
+
+async def test_nonsense_from_the_model_ends_as_a_dead_letter_and_does_not_block_the_partition() -> None:
+    harness = Harness(scorer=BuggyScorer("400", ScorerFailed("NaN")))
+    await harness.handle(message(0, SAFE), message(1, UNSAFE))
+    assert harness.audited == {0: "safe", 1: "invalid"}
+    assert [reason for reason, _ in harness.dead] == ["processing_error"]

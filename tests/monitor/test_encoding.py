@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from monitor.batching import BatchLimits
 from monitor.encoding import TextEncoder, windows
-from monitor.errors import ModelMismatch, ScorerUnavailable
+from monitor.errors import ModelMismatch, ScorerFailed, ScorerUnavailable
 from monitor.package import ModelPackage
 from monitor.types import ModelScores
 from tests.monitor.fakes import DIMENSION, MAX_LENGTH, NONE_AXIS, FakeBackend, make_tokenizer, write_package
@@ -148,9 +148,9 @@ def spoil(
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        pytest.param(spoil(p=_first_row(np.nan)), ScorerUnavailable, id="NaN score"),
-        pytest.param(spoil(p=_first_row(np.inf)), ScorerUnavailable, id="infinite score"),
-        pytest.param(spoil(embeddings=_first_row(np.nan)), ScorerUnavailable, id="NaN embedding"),
+        pytest.param(spoil(p=_first_row(np.nan)), ScorerFailed, id="NaN score"),
+        pytest.param(spoil(p=_first_row(np.inf)), ScorerFailed, id="infinite score"),
+        pytest.param(spoil(embeddings=_first_row(np.nan)), ScorerFailed, id="NaN embedding"),
         pytest.param(spoil(embeddings=lambda e: e[:, :-1]), ModelMismatch, id="other dimension"),
         pytest.param(spoil(embeddings=lambda e: e[:-1]), ModelMismatch, id="embedding missing"),
         pytest.param(spoil(p=lambda p: p[:, None]), ModelMismatch, id="score as column"),

@@ -121,6 +121,7 @@ def test_a_dead_letter_keeps_the_record_to_the_byte_and_says_why() -> None:
         ("__connect.errors.exception.message", b"not JSON: at 17"),
         ("guardline.reason", b"unreadable_json"),
         ("guardline.payload", b"original"),
+        ("guardline.key", b"original"),
     )
 
 
