@@ -12,11 +12,13 @@ import os
 import signal
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any
+from time import monotonic
+from typing import Any, cast
 
 import faust
 import structlog
 
+from monitor import metrics
 from monitor.agents import ChunkHandler, FailureLimit, ScreenAgent
 from monitor.events import EventFactory, Topics
 from monitor.factory import build_screening, build_store
@@ -24,11 +26,13 @@ from monitor.package import ModelPackage
 from monitor.publisher import KafkaPublisher
 from monitor.screening import Screening, VerdictStore
 from monitor.settings import Settings
-from monitor.transport import ChunkTransport
+from monitor.transport import ChunkConsumer, ChunkTransport
 
 _log = structlog.get_logger(__name__)
 #: Seconds beyond the drain that closing the connections may take.
 _CLOSE_TIMEOUT = 5.0
+#: Seconds between two looks at lag and progress.
+_MEASURE_EVERY = 5.0
 #: A model server may be away for hours; by Faust's default the worker would leave the group for good after 17 minutes.
 _MAX_POLL_INTERVAL = 86_400.0
 
@@ -171,8 +175,9 @@ class Worker:
         )
         stopping = asyncio.create_task(self._stop.wait())
         ended = asyncio.create_task(app.wait_until_stopped())
+        measuring = asyncio.create_task(_measure(cast("ChunkConsumer", app.consumer)))
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (ended, stopping):
+        for task in (ended, stopping, measuring):
             task.cancel()
 
     async def _start(self, app: faust.App, publisher: KafkaPublisher) -> None:
@@ -193,3 +198,14 @@ class Worker:
         if app.crashed and self._failure is None:
             self._failure = app.crash_reason
         return bool(done)
+
+
+async def _measure(consumer: ChunkConsumer) -> None:
+    """Keep the gauges of progress current, for ever."""
+    while True:
+        partitions = consumer.progress()
+        for p in partitions:
+            metrics.LAG.labels(p.topic, str(p.partition)).set(p.lag)
+        waiting = [p.oldest for p in partitions if p.oldest is not None]
+        metrics.OLDEST_SECONDS.set(monotonic() - min(waiting) if waiting else 0)
+        await asyncio.sleep(_MEASURE_EVERY)

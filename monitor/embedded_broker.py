@@ -44,7 +44,6 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     ),
     "rd_kafka_mock_broker_set_down": (ctypes.c_int, [_HANDLE, ctypes.c_int32]),
     "rd_kafka_mock_broker_set_up": (ctypes.c_int, [_HANDLE, ctypes.c_int32]),
-    "rd_kafka_mock_broker_set_rtt": (ctypes.c_int, [_HANDLE, ctypes.c_int32, ctypes.c_int]),
     "rd_kafka_mock_group_initial_rebalance_delay_ms": (None, [_HANDLE, ctypes.c_int32]),
     "rd_kafka_mock_push_request_errors_array": (
         None,
@@ -131,15 +130,6 @@ class EmbeddedBroker:
         library, cluster = self._running()
         for number in self._numbers(broker):
             _check(library.rd_kafka_mock_broker_set_up(cluster, number), "bring a broker up")
-
-    def round_trip(self, milliseconds: int, broker: int | None = None) -> None:
-        """Delay every answer by this much; 0 takes the delay away."""
-        library, cluster = self._running()
-        for number in self._numbers(broker):
-            _check(
-                library.rd_kafka_mock_broker_set_rtt(cluster, number, milliseconds),
-                "set a round trip",
-            )
 
     def inject_errors(self, api_key: int, code: int, count: int = 1) -> None:
         """Answer the next `count` requests of one kind (see `ApiKey`) with a Kafka error code."""

@@ -41,6 +41,8 @@ WITHHELD = Counter("guardline_statements_withheld_total", "Flags and reviews bey
 SCORER_FAILURES = Counter("guardline_scorer_failures_total", "Times the scorer did not answer.")
 STORE_FAILURES = Counter("guardline_store_failures_total", "Times the store did not answer and was done without.")
 PUBLISH_RETRIES = Counter("guardline_publish_retries_total", "Times an event had to be published again.")
+LAG = Gauge("guardline_lag_records", "Records of a partition that are not done with.", ["topic", "partition"])
+OLDEST_SECONDS = Gauge("guardline_oldest_chunk_seconds", "Age of the longest waiting chunk; grows while work is stuck.")
 IN_FLIGHT = Gauge("guardline_chunks_in_flight", "Chunks of records between intake and acknowledgement.")
 PROCESS_SECONDS = Histogram(
     "guardline_process_seconds",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from monitor.records import FlagRecord, VerdictRecord
 from monitor.types import Verdict
 from tests.e2e.worker import Topics, Worker, collect, committed
 from tests.fixtures_kafka import Broker
-from tests.fixtures_services import LocalRedis, LocalTriton
+from tests.fixtures_services import LocalRedis, LocalTriton, free_ports
 
 pytestmark = [pytest.mark.model, pytest.mark.connected]
 
@@ -89,10 +90,16 @@ async def test_every_input_gets_a_verdict_or_a_dead_letter(
     broker: Broker, redis_server: LocalRedis, model_package: ModelPackage, tmp_path: Path
 ) -> None:
     topics = await Topics.create(broker)
-    worker = Worker(broker, model_package.path, topics, tmp_path / "log", store="redis", redis_url=redis_server.url)
+    port = free_ports(1)[0]
+    worker = Worker(
+        broker, model_package.path, topics, tmp_path / "log",
+        store="redis", redis_url=redis_server.url, metrics_port=str(port),
+    )  # fmt: skip
     async with worker:
         await send(broker.bootstrap, topics.names["outputs"], [value for value, _ in INPUTS.values()])
         out = await collect(broker.bootstrap, topics, len(INPUTS), worker)
+        await asyncio.sleep(5)  # the gauges are renewed this often
+        figures = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
         assert await worker.stop() == 0, worker.log.read_text()[-3000:]
 
     audits = [VerdictRecord.model_validate_json(r.value) for r in out["verdicts"]]
@@ -119,6 +126,9 @@ async def test_every_input_gets_a_verdict_or_a_dead_letter(
         assert headers["traceparent"] == HEADERS[0][1]
         assert headers["ce_specversion"] == b"1.0"
     assert await committed(broker.bootstrap, topics.names["outputs"], topics.names["outputs"], 2) == len(INPUTS)
+    assert f'guardline_messages_total{{verdict="invalid"}} {len(out["deadletter"])}.0' in figures
+    assert figures.count("guardline_lag_records{") == 2
+    assert f'guardline_lag_records{{partition="0",topic="{topics.names["outputs"]}"}} 0.0' in figures
     log = worker.log.read_text()
     assert "loading dose" not in log
     assert log.count('"event": "screened"') == len(expected_verdicts)
