@@ -99,7 +99,9 @@ async def test_every_input_gets_a_verdict_or_a_dead_letter(
         await send(broker.bootstrap, topics.names["outputs"], [value for value, _ in INPUTS.values()])
         out = await collect(broker.bootstrap, topics, len(INPUTS), worker)
         await asyncio.sleep(5)  # the gauges are renewed this often
-        figures = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+        answer = await asyncio.to_thread(urllib.request.urlopen, f"http://127.0.0.1:{port}/metrics")
+        figures = answer.read().decode()
+        answer.close()
         assert await worker.stop() == 0, worker.log.read_text()[-3000:]
 
     audits = [VerdictRecord.model_validate_json(r.value) for r in out["verdicts"]]
