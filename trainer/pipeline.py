@@ -155,6 +155,11 @@ class Pipeline:
             ),
         ]
 
+    def record_settings(self) -> None:
+        """Write pack and settings into the run folder, for those who evaluate it again."""
+        content = {"pack": str(self.pack.path.resolve()), **asdict(self.settings)}
+        write_json(self.folder.root / "settings.json", content)
+
     def run(self, wanted: Sequence[str], console: Console, *, again: bool = False) -> None:
         """Run the wanted stages in order, skipping those that are current unless `again`.
 
@@ -175,9 +180,7 @@ class Pipeline:
             if not again and whole and self.folder.is_current(stage.name, print_):
                 console.print(f"[dim]{stage.name:<11} is current[/dim]")
                 continue
-            write_json(
-                self.folder.root / "settings.json", {"pack": str(self.pack.path.resolve()), **asdict(self.settings)}
-            )
+            self.record_settings()
             started = time.monotonic()
             with _progress(console) as progress:
                 summary = stage.run(progress)

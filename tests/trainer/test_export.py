@@ -150,11 +150,12 @@ def test_another_architecture_exports_too(tiny_modernbert: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("gpu", [True, False])
 def test_triton_config(gpu: bool) -> None:
-    config = text_format.Parse(triton_config(384, gpu=gpu), model_config_pb2.ModelConfig())
+    config = text_format.Parse(triton_config(384, "0a1b", gpu=gpu), model_config_pb2.ModelConfig())
     group = model_config_pb2.ModelInstanceGroup
     assert config.name == "encoder"
     assert config.backend == ("onnxruntime" if gpu else "python")
     assert config.max_batch_size == MAX_BATCH
+    assert config.parameters["onnx_sha256"].string_value == "0a1b"
     assert [(g.kind, g.count) for g in config.instance_group] == [(group.KIND_GPU if gpu else group.KIND_CPU, 1)]
     assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [
         (name, model_config_pb2.TYPE_INT64, [-1]) for name in INPUTS

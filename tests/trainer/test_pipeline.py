@@ -337,7 +337,7 @@ def changed(settings: Any) -> Any:
 
 @pytest.mark.parametrize("settings", [*PROFILES.values(), changed(PROFILES["smoke"])], ids=lambda s: s.profile)
 def test_all_settings_of_a_run_come_back(run: Run, settings: TrainSettings) -> None:
-    pipeline.Pipeline(run.folder, Pack.load(run.pack), settings).run([], Console(file=io.StringIO()))
+    pipeline.Pipeline(run.folder, Pack.load(run.pack), settings).record_settings()
     pack, found = pipeline._load_settings(run.folder)
     assert found == settings
     assert pack == Pack.load(run.pack)
