@@ -22,6 +22,7 @@ import structlog
 from aiokafka import ConsumerRecord
 
 from monitor import metrics
+from monitor.backoff import delays
 from monitor.errors import DeadLetterLimit, InvalidMessage, ModelMismatch, ScorerUnavailable, StoreUnavailable
 from monitor.events import EventFactory
 from monitor.intake import parse
@@ -158,15 +159,15 @@ class ChunkHandler:
 
     async def _patiently(self, messages: Sequence[Message]) -> list[MessageVerdict]:
         """Screen, waiting as long as it takes for a scorer that is away."""
-        delay = 0.1
+        waits = delays()
         while True:
             try:
                 return await self._screening.screen(messages)
             except ScorerUnavailable as error:
                 metrics.SCORER_FAILURES.inc()
+                delay = next(waits)
                 _log.warning("scorer_unavailable", error=str(error), action=f"intake waits, again in {delay:.1f} s")
             await asyncio.sleep(delay)
-            delay = min(delay * 2, 5.0)
 
     async def _publish(self, outcome: Sequence[tuple[ConsumerRecord, list[Event]]]) -> None:
         refused = await self._publisher.publish([event for _, events in outcome for event in events])

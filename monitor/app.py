@@ -163,7 +163,6 @@ class Worker:
         if not starting.done():
             starting.cancel()
             return
-        stopping.cancel()
         starting.result()
         _log.info(
             "worker_started",
@@ -173,7 +172,6 @@ class Worker:
             scorer=self._settings.scorer,
             store=self._settings.store,
         )
-        stopping = asyncio.create_task(self._stop.wait())
         ended = asyncio.create_task(app.wait_until_stopped())
         measuring = asyncio.create_task(_measure(cast("ChunkConsumer", app.consumer)))
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)

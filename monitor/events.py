@@ -98,14 +98,12 @@ class EventFactory:
         }
         # aiokafka sends no record with neither key nor value, so such a letter gets its origin as key.
         origin = f"{record.topic}-{record.partition}-{record.offset}".encode()
-        keyless = record.key is None and (record.value is None or not payload)
         reasons["guardline.key"] = "absent" if record.key is None else "original" if payload else "omitted"
         why = tuple((name, str(value).encode()) for name, value in reasons.items())
         if not payload:
             return Event(self._topics.deadletter, origin, None, why)
-        return Event(
-            self._topics.deadletter, origin if keyless else record.key, record.value, tuple(record.headers) + why
-        )
+        key = origin if record.key is None and record.value is None else record.key
+        return Event(self._topics.deadletter, key, record.value, tuple(record.headers) + why)
 
     def _audit(self, record: ConsumerRecord, verdict: MessageVerdict | None, reason: str | None) -> list[Event]:
         if self._topics.verdicts is None:

@@ -26,6 +26,7 @@ from aiokafka.errors import (
 )
 
 from monitor import metrics
+from monitor.backoff import delays
 
 _log = structlog.get_logger(__name__)
 #: After these a producer never works again; a new one does.
@@ -114,7 +115,7 @@ class KafkaPublisher:
         waiting.result()
 
     async def _publish_one(self, event: Event) -> bool:
-        delay = 0.1
+        waits = delays()
         while True:
             producer = None
             try:
@@ -124,11 +125,11 @@ class KafkaPublisher:
                 return False
             except (KafkaError, OSError) as error:
                 metrics.PUBLISH_RETRIES.inc()
+                delay = next(waits)
                 _log.warning("publish_failed", topic=event.topic, error=repr(error), action=f"again in {delay:.1f} s")
                 if producer is not None and isinstance(error, _FATAL):
                     await self._discard(producer)
                 await asyncio.sleep(delay)
-                delay = min(delay * 2, 5.0)
             else:
                 return True
 
@@ -141,16 +142,16 @@ class KafkaPublisher:
 
     async def start(self) -> None:
         """Connect, retrying while the broker is away."""
-        delay = 0.1
+        waits = delays()
         while True:
             try:
                 await self._ready()
             except (KafkaError, OSError) as error:
+                delay = next(waits)
                 _log.warning(
                     "broker_unreachable", bootstrap=self._bootstrap, error=repr(error), action=f"again in {delay:.1f} s"
                 )
                 await asyncio.sleep(delay)
-                delay = min(delay * 2, 5.0)
             else:
                 return
 

@@ -219,6 +219,20 @@ def split(examples: Sequence[Example], settings: SplitSettings) -> dict[Split, l
     return result
 
 
+def load_answers(corpus: Path) -> list[dict[str, Any]]:
+    """Return the whole answers of a corpus folder with their labels and spans; none where it has no such files."""
+    return [row for file in sorted(corpus.glob(MESSAGE_FILES)) for row in read_json_lines(file)]
+
+
+def span_agreement(flags: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Return how many marked spans of one answer overlap a flag, and how many flags overlap a span."""
+
+    def touched(these: Sequence[tuple[int, int]], those: Sequence[tuple[int, int]]) -> int:
+        return sum(any(a < end and start < b for start, end in those) for a, b in these)
+
+    return touched(spans, flags), touched(flags, spans)
+
+
 def load_split(folder: RunFolder) -> dict[Split, list[Example]]:
     """Read the statements of a run by split."""
     by_id = {example.id: example for example in read_rows(folder.statements, Example)}

@@ -34,8 +34,7 @@ from monitor.package import MANIFEST
 from monitor.records import FlagRecord, VerdictRecord
 from monitor.settings import DEFAULT_MODEL, DEFAULT_RUN
 from monitor.types import Verdict
-from trainer.artifacts import read_json_lines
-from trainer.corpus import MESSAGE_FILES
+from trainer import corpus
 
 _CORPUS = Path(__file__).parent / "data" / "corpus"
 _ROLES = {
@@ -107,7 +106,7 @@ class Tally:
 
 def load_answers() -> list[Answer]:
     """Return the labelled answers of the corpus, files interleaved."""
-    rows = [row for file in sorted(_CORPUS.glob(MESSAGE_FILES)) for row in read_json_lines(file)]
+    rows = corpus.load_answers(_CORPUS)
     order = np.random.default_rng(1).permutation(len(rows))
     return [
         Answer(r["id"], r["text"], r["label"], tuple((s["start"], s["end"]) for s in r["spans"]))
@@ -277,12 +276,10 @@ def _summary(answers: Sequence[Answer], tally: Tally, log: Path, console: Consol
     # Of the first round only: later ones repeat the same answers under other ids.
     spans = {a.id: a.spans for a in answers if a.id in tally.verdicts}
     flags = [f for f in tally.flags if f.message_id in spans]
-    found = sum(
-        any(f.message_id == id_ and f.start < end and start < f.end for f in flags)
-        for id_, own in spans.items()
-        for start, end in own
-    )
-    on_span = sum(any(f.start < end and start < f.end for start, end in spans[f.message_id]) for f in flags)
+    found = on_span = 0
+    for id_, own in spans.items():
+        hit, on = corpus.span_agreement([(f.start, f.end) for f in flags if f.message_id == id_], own)
+        found, on_span = found + hit, on_span + on
     marked = sum(len(s) for s in spans.values())
     p50, p95, p99 = np.percentile(tally.latencies, [50, 95, 99]) if tally.latencies else (np.nan,) * 3
     dead = ", ".join(f"{n} {reason}" for reason, n in sorted(tally.dead.items())) or "none"

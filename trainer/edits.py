@@ -16,7 +16,7 @@ from dataclasses import replace
 from trainer.types import Difficulty, Example, Label, Recommendation
 
 _QUANTITY = re.compile(
-    r"(?<![\w.,/-])(?P<number>\d+(?:\.\d+)?)(?P<gap>[ -]?)"
+    r"(?<![\w.,/-])(?P<number>\d+(?:\.\d+)?)[ -]?"
     r"(?P<unit>mg/kg|mg|kg|ml/min|ml|days?|hours?|minutes?|min|times|%|h\b|d\b)(?![\w/])",
     re.IGNORECASE,
 )
@@ -32,10 +32,6 @@ def _unit(text: str) -> str:
 
 def _quantities(text: str) -> list[tuple[float, str, re.Match[str]]]:
     return [(float(m["number"]), _unit(m["unit"]), m) for m in _QUANTITY.finditer(text)]
-
-
-def _plain(number: float) -> str:
-    return f"{number:g}"
 
 
 def guideline_example(recommendation: Recommendation) -> Example:
@@ -75,13 +71,13 @@ def number_edits(
         if not targets:
             continue
         number, unit, match = rng.choice(targets)
-        wrong = by_unit[unit] | {number * factor for factor in _FACTORS}
-        wrong -= {n for n, u in own if u == unit}
+        right = {n for n, u in own if u == unit}
+        wrong = (by_unit[unit] | {number * factor for factor in _FACTORS}) - right
         if unit in ("days", "times"):
-            wrong = {float(round(n)) for n in wrong if round(n) > 0} - {n for n, u in own if u == unit}
+            wrong = {float(round(n)) for n in wrong if round(n) > 0} - right
         if not wrong:
             continue
-        changed = _plain(rng.choice(sorted(wrong)))
+        changed = f"{rng.choice(sorted(wrong)):g}"
         text = example.text[: match.start("number")] + changed + example.text[match.end("number") :]
         edits.append(
             replace(

@@ -33,9 +33,9 @@ from monitor.memory import MemoryStore
 from monitor.package import MANIFEST, EvaluationSummary, ModelPackage
 from monitor.settings import Settings
 from monitor.types import Message, StatementScore, Verdict
-from trainer.artifacts import RunFolder, read_json_lines, write_json, write_text
+from trainer.artifacts import RunFolder, write_json, write_text
 from trainer.classifier import calibrate, embed_splits, fit_joint, in_scope, is_unsafe
-from trainer.corpus import MESSAGE_FILES, load_split
+from trainer.corpus import load_answers, load_split, span_agreement
 from trainer.encoder import Embedder, Floats, load_pretrained
 from trainer.errors import StageMissing
 from trainer.settings import ClassifierSettings, EncoderSettings, EvaluationSettings
@@ -187,8 +187,7 @@ async def judge_messages(package: ModelPackage, rows: Sequence[dict[str, Any]]) 
     for row, verdict in zip(rows, verdicts, strict=True):
         flags = [(f.statement.start, f.statement.end) for f in verdict.of(Verdict.UNSAFE)]
         spans = [(s["start"], s["end"]) for s in row["spans"]]
-        hit = sum(any(a < end and start < b for a, b in flags) for start, end in spans)
-        on_spans = sum(any(a < end and start < b for start, end in spans) for a, b in flags)
+        hit, on_spans = span_agreement(flags, spans)
         outcomes.append(MessageOutcome(row["label"], verdict.verdict, len(spans), hit, len(flags), on_spans))
     return outcomes
 
@@ -312,7 +311,7 @@ def run(
     flagged = sum(s.p_unsafe >= limits.unsafe for s in passed)
     rows += _share("out of scope", Split.TEST_ID.value, "all", "flagged", flagged, len(outside))
     rows += _share("out of scope", Split.TEST_ID.value, "all", "judged", len(passed), len(outside))
-    messages = [row for file in sorted(corpus.glob(MESSAGE_FILES)) for row in read_json_lines(file)]
+    messages = load_answers(corpus)
     if messages:
         rows += message_rows(asyncio.run(judge_messages(package, messages)))
     progress.advance(task)

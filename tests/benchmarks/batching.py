@@ -19,8 +19,7 @@ from monitor.package import ModelPackage
 from monitor.segmentation import segment
 from monitor.settings import DEFAULT_MODEL
 from tests.benchmarks.results import report
-from trainer.artifacts import read_json_lines
-from trainer.corpus import MESSAGE_FILES
+from trainer.corpus import load_answers
 
 CORPUS = Path(__file__).parents[2] / "trainer" / "data" / "corpus"
 ROUNDS = 5
@@ -28,8 +27,7 @@ STATEMENTS = 384
 
 
 def _statements() -> list[str]:
-    rows = [row for file in sorted(CORPUS.glob(MESSAGE_FILES)) for row in read_json_lines(file)]
-    return [s.normalised for row in rows for s in segment(row["text"])][:STATEMENTS]
+    return [s.normalised for row in load_answers(CORPUS) for s in segment(row["text"])][:STATEMENTS]
 
 
 async def _in_groups(encoder: TextEncoder, texts: Sequence[str], size: int) -> None:

@@ -17,8 +17,7 @@ from monitor.screening import Scorer
 from monitor.settings import Settings
 from monitor.types import Message
 from tests.fixtures_services import LocalTriton
-from trainer.artifacts import read_json_lines
-from trainer.corpus import MESSAGE_FILES
+from trainer.corpus import load_answers
 
 pytestmark = [pytest.mark.model, pytest.mark.connected]
 
@@ -32,7 +31,7 @@ TEXTS = [
 
 
 def messages() -> list[Message]:
-    return [Message(r["id"], r["text"]) for f in sorted(CORPUS.glob(MESSAGE_FILES)) for r in read_json_lines(f)]
+    return [Message(r["id"], r["text"]) for r in load_answers(CORPUS)]
 
 
 @pytest.fixture(params=["onnx", "triton"])

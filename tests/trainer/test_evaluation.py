@@ -13,7 +13,7 @@ from rich.progress import Progress
 from monitor.package import ModelPackage
 from monitor.records import Thresholds
 from monitor.types import Message, MessageVerdict, Statement, StatementScore, StatementVerdict, Verdict
-from trainer import evaluation
+from trainer import corpus, evaluation
 from trainer.artifacts import RunFolder, read_rows
 from trainer.corpus import load_split
 from trainer.errors import StageMissing
@@ -422,7 +422,7 @@ def test_metrics_json_is_json_without_messages_of_a_label(
     toy_run: SimpleNamespace, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep(folder, Split.TEST_ID, Label.SAFE)
-    monkeypatch.setattr(evaluation, "MESSAGE_FILES", "none*.jsonl")
+    monkeypatch.setattr(corpus, "MESSAGE_FILES", "none*.jsonl")
     measured = measure(toy_run, folder, bootstrap=2)
     assert not any(r.suite in ("messages", "out of scope") for r in measured.rows)
 
