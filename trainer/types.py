@@ -32,8 +32,21 @@ class Split(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Quantity:
+    """A number of a recommendation with its unit (`mg`, `days`, `% (share)`; empty where it counts things)."""
+
+    value: float
+    unit: str
+    text: str  # as written, "3.5 kg"
+
+
+@dataclass(frozen=True, slots=True)
 class Recommendation:
-    """One atomic rule of a guideline, and where its document says so: `quote` is `document[start:end]`."""
+    """One atomic rule of a guideline, and where its document says so.
+
+    `quote` is `text[start:end]` of the document as `trainer.documents` reads it. What a guideline does not state is
+    None: page (from 1; PDF only), strength, grade of evidence, population, action, validity (ISO dates).
+    """
 
     id: str
     section: str
@@ -44,6 +57,29 @@ class Recommendation:
     quote: str
     start: int
     end: int
+    page: int | None = None
+    strength: str | None = None
+    grade: str | None = None
+    population: str | None = None
+    action: str | None = None
+    numbers: tuple[Quantity, ...] = ()
+    valid_from: str | None = None
+    valid_to: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of a guideline document that retrieval can return: `text` is `document[start:end]`."""
+
+    id: str
+    source: str
+    version: str
+    section: str
+    heading: str
+    text: str
+    start: int
+    end: int
+    page: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
