@@ -6,38 +6,22 @@ all, and the category of the claim. Two small linear heads of the model package,
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
-from monitor.package import OUT_OF_SCOPE, LinearHead, Manifest
+from monitor.package import OUT_OF_SCOPE, Manifest, softmax
 from monitor.types import Evidence, ModelScores, StatementScore
 
 #: Sums of floats depend on who else is in the batch, in the seventh digit or so. A redelivered message should get the
 #: same verdict, so what is judged and published is rounded.
 _DIGITS = 4
-_Floats = NDArray[np.float32]
-
-
-class _Head:
-    def __init__(self, head: LinearHead) -> None:
-        self.classes = head.classes
-        self._weights: _Floats = np.asarray(head.weights, dtype=np.float32).T
-        self._bias: _Floats = np.asarray(head.bias, dtype=np.float32)
-
-    def probabilities(self, embeddings: _Floats) -> _Floats:
-        """Return softmax probabilities, fp32 [n, classes], for embeddings [n, dim]."""
-        logits = embeddings @ self._weights + self._bias
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 class Alignment:
     """Reads recommendation, scope and category off an embedding."""
 
     def __init__(self, manifest: Manifest) -> None:
-        self._align = _Head(manifest.alignment)
-        self._category = _Head(manifest.category)
-        self._none = self._align.classes.index(OUT_OF_SCOPE)
+        self._recommendations = manifest.alignment.classes
+        self._categories = manifest.category.classes
+        self._align, self._category = manifest.alignment.arrays(), manifest.category.arrays()
+        self._none = self._recommendations.index(OUT_OF_SCOPE)
         guideline = manifest.guideline
         self._evidence = {
             r.id: Evidence(guideline.id, guideline.version, r.id, r.section, r.text) for r in manifest.recommendations
@@ -51,20 +35,20 @@ class Alignment:
         """Return one score per row of `scores`."""
         if not len(scores.p_unsafe):
             return []
-        aligned = self._align.probabilities(scores.embeddings)
+        aligned = softmax(scores.embeddings, *self._align)
         p_none = aligned[:, self._none].copy()
         aligned[:, self._none] = -1  # never the best, even when the others underflow to 0
         best = aligned.argmax(axis=1)
-        categories = self._category.probabilities(scores.embeddings).argmax(axis=1)
+        categories = softmax(scores.embeddings, *self._category).argmax(axis=1)
         return [
             StatementScore(
                 # The encoder's probability takes for granted that a recommendation is spoken about: it was calibrated
                 # on such statements only.
                 p_unsafe=round(float(p * (1 - none)), _DIGITS),
                 p_in_scope=round(float(1 - none), _DIGITS),
-                recommendation=self._align.classes[int(b)],
+                recommendation=self._recommendations[int(b)],
                 p_recommendation=float(row[b]),
-                category=self._category.classes[int(c)],
+                category=self._categories[int(c)],
             )
             for p, none, b, row, c in zip(scores.p_unsafe, p_none, best, aligned, categories, strict=True)
         ]

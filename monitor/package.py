@@ -20,11 +20,16 @@ import hashlib
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from monitor.errors import ConfigurationError, ModelMismatch
 from monitor.records import ModelReference, Thresholds
+
+Doubles = NDArray[np.float64]
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -104,6 +109,21 @@ class LinearHead(_Part):
     classes: list[str]
     weights: list[list[float]]
     bias: list[float]
+
+    def arrays(self) -> tuple[Doubles, Doubles]:
+        """Return weights, fp64 [classes, dim], and bias, fp64 [classes], for those who read many batches."""
+        return np.asarray(self.weights, dtype=np.float64), np.asarray(self.bias, dtype=np.float64)
+
+    def probabilities(self, embeddings: NDArray[np.floating[Any]]) -> Doubles:
+        """Return softmax probabilities, fp64 [n, classes], for embeddings [n, dim]."""
+        return softmax(embeddings, *self.arrays())
+
+
+def softmax(embeddings: NDArray[np.floating[Any]], weights: Doubles, bias: Doubles) -> Doubles:
+    """Return softmax(weights @ e + bias), fp64 [n, classes], for embeddings [n, dim]; large logits do not overflow."""
+    logits = embeddings.astype(np.float64) @ weights.T + bias
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
 
 class EvaluationSummary(_Part):

@@ -11,9 +11,9 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import orjson
 
@@ -34,6 +34,26 @@ class RunFolder:
         return self.root / "recommendations.jsonl"
 
     @property
+    def passages(self) -> Path:
+        """`Passage` rows: what retrieval can return."""
+        return self.root / "passages.jsonl"
+
+    @property
+    def summaries(self) -> Path:
+        """Treatment summaries per clinical question, each sentence with its passages."""
+        return self.root / "summaries.jsonl"
+
+    @property
+    def completions(self) -> Path:
+        """The cache of language models' answers, and the ledger of what they cost."""
+        return self.root / "completions"
+
+    @property
+    def generated(self) -> Path:
+        """Statements that a language model wrote in this run, in the format of a corpus folder."""
+        return self.root / "generated"
+
+    @property
     def statements(self) -> Path:
         """`Example` rows that passed the checks."""
         return self.root / "statements.jsonl"
@@ -52,6 +72,11 @@ class RunFolder:
     def encoder(self) -> Path:
         """The fine-tuned encoder, as transformers saves it."""
         return self.root / "encoder"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where a training of the encoder that was interrupted goes on."""
+        return self.root / "encoder.checkpoint"
 
     @property
     def classifier(self) -> Path:
@@ -161,14 +186,33 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_rows(path: Path, kind: type[T]) -> list[T]:
-    """Read dataclasses back; enums come back as enums, unknown fields are ignored."""
+    """Read dataclasses back, with the enums and tuples of dataclasses in them; unknown fields are ignored.
+
+    Raises:
+        CorpusError: a line is not a JSON object, or lacks a field that has no default.
+    """
     hints = get_type_hints(kind)
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    return [kind(**{name: _revive(row[name], hints[name]) for name in names}) for row in read_json_lines(path)]
+    rows = []
+    for number, row in enumerate(read_json_lines(path), 1):
+        known = {name: _revive(value, hints[name]) for name, value in row.items() if name in hints}
+        try:
+            rows.append(kind(**known))
+        except TypeError as error:
+            raise CorpusError(f"{path}:{number}: not a row of {kind.__name__}: {error}") from error
+    return rows
 
 
 def _revive(value: Any, hint: Any) -> Any:
-    for option in getattr(hint, "__args__", (hint,)):
-        if value is not None and hasattr(option, "__members__"):
+    """Return a value read from JSON as its annotation has it: `E | None`, `tuple[D, ...]`, a dataclass, or itself."""
+    if value is None:
+        return None
+    if get_origin(hint) is tuple:
+        element = get_args(hint)[0]
+        return tuple(_revive(item, element) for item in value)
+    if is_dataclass(hint) and isinstance(hint, type):
+        hints = get_type_hints(hint)
+        return hint(**{name: _revive(item, hints[name]) for name, item in value.items() if name in hints})
+    for option in get_args(hint) or (hint,):
+        if hasattr(option, "__members__"):
             return option(value)
     return value

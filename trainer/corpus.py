@@ -141,7 +141,8 @@ def _roots(examples: Sequence[Example]) -> list[Example]:
     return [replace(e, family=root(e.family)) for e in examples]
 
 
-def _file(example: Example) -> str:
+def file_of(example: Example) -> str:
+    """Return the corpus file that a statement came from, relative to the folder."""
     if example.style == _OTHER:
         return f"general/{example.id.removeprefix('general-').rpartition('-')[0]}.jsonl"
     return OUT_OF_SCOPE_FILE if example.style == "out_of_scope" else f"llm_style_{example.style}.jsonl"
@@ -162,13 +163,13 @@ def _consistent(examples: list[Example], rejected: list[Rejected]) -> tuple[list
             reason = "the same text has two labels"
         seen.add(example.id)
         if reason:
-            rejected.append(Rejected(example.id, _file(example), reason, example.text))
+            rejected.append(Rejected(example.id, file_of(example), reason, example.text))
         else:
             kept[example.id] = example
     while orphans := [e for e in kept.values() if e.family not in kept and e.style != _OTHER]:
         for example in orphans:
             reason = f"parent {example.family} is not there"
-            rejected.append(Rejected(example.id, _file(example), reason, example.text))
+            rejected.append(Rejected(example.id, file_of(example), reason, example.text))
             del kept[example.id]
     return _roots(list(kept.values())), rejected
 

@@ -1,7 +1,7 @@
 """Rule-made hard negatives: the guideline's own sentences with one number changed.
 
 A language model writes few wrong numbers for each right one; a stream of answers has all of them. A number is changed
-only where the recommendation gives it, with its unit, and never to another one that the recommendation gives. Used to
+only where the recommendation gives it, with its unit, and never to one that the recommendation gives or allows. Used to
 train the encoder, never to fit heads, calibrate or evaluate.
 """
 
@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
+from trainer.perturbations import bounds
 from trainer.types import Difficulty, Example, Label, Recommendation
 
 _QUANTITY = re.compile(
@@ -53,7 +54,7 @@ def number_edits(
 ) -> list[Example]:
     """Return at most one edit of each safe example: same family and recommendation, unsafe, hard.
 
-    The text differs from its parent in one number, and that number is none that the recommendation gives.
+    The text differs from its parent in one number, and that number is none that the recommendation gives or allows.
     """
     allowed: dict[str, set[tuple[float, str]]] = {}
     by_unit: dict[str, set[float]] = defaultdict(set)
@@ -62,6 +63,7 @@ def number_edits(
         allowed[recommendation.id] = own
         for number, unit in own:
             by_unit[unit].add(number)
+    limits = {r.id: bounds(r.text) for r in recommendations}
     edits = []
     for example in examples:
         if example.label is not Label.SAFE:
@@ -75,6 +77,9 @@ def number_edits(
         wrong = (by_unit[unit] | {number * factor for factor in _FACTORS}) - right
         if unit in ("days", "times"):
             wrong = {float(round(n)) for n in wrong if round(n) > 0} - right
+        # "30 to 120 minutes" allows 60, "at least 3.5 kg" allows 10.
+        own_limits = [b for b in limits[str(example.recommendation)] if _unit(b.unit) == unit]
+        wrong = {n for n in wrong if not any(b.allows(n) for b in own_limits)}
         if not wrong:
             continue
         changed = f"{rng.choice(sorted(wrong)):g}"

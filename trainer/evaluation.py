@@ -1,52 +1,69 @@
-"""Stage `evaluate`: the served model against the frozen encoder, side by side, with intervals and plots.
+"""Stage `evaluate`: the served model against the frozen encoder, side by side, with intervals.
 
 What is measured is the exported package through the monitor's own path (tokenizers, ONNX Runtime, alignment, policy),
-so the figures are those of serving. Baselines get the same training data and the same kind of heads on embeddings of
-the encoder before fine-tuning. Suites: statements in voices that training heard (`test_id`) and in held-out ones
-(`test_ood`), by difficulty; out-of-scope statements; whole answers with marked unsafe spans. Intervals are 95%
-percentile bootstraps over families, because a parent and its variants are not independent.
+so the figures are those of serving. Baselines get the same training data, and a head chosen and calibrated in the same
+way, on embeddings of the encoder before fine-tuning. Suites (`Metric.suite`):
+
+    statements      every metric by stratum, in voices that training heard (`test_id`) and in held-out ones (`test_ood`)
+    difference      contrastive minus each other model, paired
+    twins           a safe statement and the unsafe one made from it: both right?
+    policy          what the package's thresholds do; `alignment`: is the right recommendation cited?
+    conformal       how often the guaranteed band errs, one statement a family (stratum: what was promised)
+    learning curve  heads refitted on part of the training families (stratum: how many statements), same embeddings
+    out of scope    statements about nothing that the guideline says
+    messages        whole answers with marked unsafe spans
+    reviews         reviewers' agreement; `reviewed`: metrics on what they confirmed, where a file of reviews is there
+
+`trainer.measures` says how metrics and intervals are computed. Shares of the suites policy, alignment, out of scope and
+messages have Wilson intervals (Wilson 1927).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.progress import Progress
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import (
-    average_precision_score,
-    balanced_accuracy_score,
-    f1_score,
-    roc_auc_score,
-)
 
 from monitor.alignment import Alignment
-from monitor.factory import build_scorer, build_screening
+from monitor.factory import build_scorer, build_thresholds
 from monitor.memory import MemoryStore
 from monitor.package import MANIFEST, EvaluationSummary, ModelPackage
+from monitor.screening import Screening
 from monitor.settings import Settings
-from monitor.types import Message, StatementScore, Verdict
-from trainer.artifacts import RunFolder, write_json, write_text
-from trainer.classifier import calibrate, embed_splits, fit_joint, in_scope, is_unsafe
+from monitor.types import Message, ModelScores, StatementScore, Verdict
+from trainer import reviews
+from trainer.artifacts import RunFolder, read_json_lines, write_json, write_rows, write_text
+from trainer.classifier import calibrate, embed_splits, fit, fit_joint, in_scope, is_unsafe, measure_coverage
 from trainer.corpus import load_answers, load_split, span_agreement
 from trainer.encoder import Embedder, Floats, load_pretrained
 from trainer.errors import StageMissing
+from trainer.measures import Bools, Doubles, Judged, difference_rows, score_rows, twin_rows
 from trainer.settings import ClassifierSettings, EncoderSettings, EvaluationSettings
-from trainer.types import Difficulty, Example, Metric, Split
+from trainer.types import Example, Metric, Split
 
 CONTRASTIVE = "contrastive"
 FROZEN = "frozen"
 FROZEN_BINARY = "frozen, one hyperplane"
 TESTS = (Split.TEST_ID, Split.TEST_OOD)
-Doubles = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+#: What the splits are called for people.
+VOICES = {Split.TEST_ID: "voices heard in training", Split.TEST_OOD: "voices never heard"}
+#: Shares of the training families that the learning curve is drawn over.
+SIZES = (0.1, 0.2, 0.4, 0.7, 1.0)
+#: Statements scored between two steps of the progress bar.
+_SLICE = 1024
+
+#: Texts in, calibrated probabilities of unsafe by the served model out, fp64 [n].
+Score = Callable[[Sequence[str]], Doubles]
+#: A further suite of the evaluation: is handed the served model, returns its rows.
+Suite = Callable[[Score], list[Metric]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,63 +80,24 @@ class MessageOutcome:
 
 @dataclass(frozen=True)
 class Measured:
-    """What an evaluation found: all rows, the summary, and the scores of the held-out voices by model."""
+    """What an evaluation found: all rows, the summary, every held-out statement, and embeddings of the OOD ones.
+
+    `embeddings` is by model (frozen, contrastive), fp32 [n, dim], in the order of `judged` of the split `test_ood`.
+    """
 
     rows: list[Metric]
     summary: list[EvaluationSummary]
-    unsafe: Bools
-    p_unsafe: dict[str, Doubles]
+    judged: list[Judged]
+    embeddings: dict[str, Floats]
+
+    def of(self, split: Split) -> list[Judged]:
+        """Return the statements of one split."""
+        return [j for j in self.judged if j.split is split]
 
 
-def _safely(metric: Callable[[Bools, Doubles], float], unsafe: Bools, p: Doubles) -> float:
-    """Return the metric, or NaN where a resample holds one class only."""
-    return float(metric(unsafe, p)) if 0 < unsafe.sum() < len(unsafe) else float("nan")
-
-
-#: name -> metric of (unsafe, calibrated p). Those that need a decision take it at one half.
-METRICS: dict[str, Callable[[Bools, Doubles], float]] = {
-    "F1": lambda unsafe, p: float(f1_score(unsafe, p >= 0.5)),
-    "AUC": lambda unsafe, p: float(roc_auc_score(unsafe, p)),
-    "AP": lambda unsafe, p: float(average_precision_score(unsafe, p)),
-    "balanced accuracy": lambda unsafe, p: float(balanced_accuracy_score(unsafe, p >= 0.5)),
-}
-
-
-def _resamples(families: Sequence[str], settings: EvaluationSettings) -> Iterable[NDArray[np.int64]]:
-    """Yield row indices of bootstrap samples, drawn by family."""
-    rng = np.random.default_rng(settings.seed)
-    names, inverse = np.unique(np.array(families), return_inverse=True)
-    members = [np.flatnonzero(inverse == i) for i in range(len(names))]
-    for _ in range(settings.bootstrap):
-        yield np.concatenate([members[i] for i in rng.integers(0, len(names), len(names))])
-
-
-def score_rows(
-    examples: Sequence[Example], p: Doubles, *, model: str, split: Split, settings: EvaluationSettings
+def wilson(
+    suite: str, split: str, stratum: str, metric: str, hits: int, n: int, *, model: str = CONTRASTIVE
 ) -> list[Metric]:
-    """Return all metrics of one model on one split, for all statements and by difficulty of the unsafe ones.
-
-    A stratum holds its unsafe statements and all safe ones of the split.
-    """
-    rows: list[Metric] = []
-    strata = {"all": None} | {d.value: d for d in Difficulty}
-    for stratum, difficulty in strata.items():
-        keep = [i for i, e in enumerate(examples) if difficulty is None or e.difficulty in (None, difficulty)]
-        unsafe, scores = is_unsafe([examples[i] for i in keep]), p[keep]
-        if not 0 < unsafe.sum() < len(unsafe):
-            continue  # of one class only: nothing to tell apart
-        samples = list(_resamples([examples[i].family for i in keep], settings))
-        for name, metric in METRICS.items():
-            values = [_safely(metric, unsafe[s], scores[s]) for s in samples]
-            low, high = np.nanpercentile(values, [2.5, 97.5])
-            rows.append(
-                Metric("statements", model, split.value, stratum, name, round(_safely(metric, unsafe, scores), 4),
-                       round(float(low), 4), round(float(high), 4), len(keep))
-            )  # fmt: skip
-    return rows
-
-
-def _share(suite: str, split: str, stratum: str, metric: str, hits: int, n: int) -> list[Metric]:
     """Return a share with its 95% Wilson interval; no row where there is nothing to take a share of."""
     if n == 0:
         return []
@@ -127,10 +105,7 @@ def _share(suite: str, split: str, stratum: str, metric: str, hits: int, n: int)
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     low, high = max(centre - half, 0.0), min(centre + half, 1.0)
-    row = Metric(
-        suite, CONTRASTIVE, split, stratum, metric, round(p, 4), round(float(low), 4), round(float(high), 4), n
-    )
-    return [row]
+    return [Metric(suite, model, split, stratum, metric, round(p, 4), round(float(low), 4), round(float(high), 4), n)]
 
 
 def operating_point(
@@ -144,21 +119,17 @@ def operating_point(
     flagged = judged & (p >= limits.unsafe)
     review = judged & (p >= limits.review) & (p < limits.unsafe)
     right = sum(s.recommendation == e.recommendation for s, e in zip(scores, examples, strict=True))
-    name = split.value
+
+    def share(of: str, metric: str, hits: Bools, among: Bools) -> list[Metric]:
+        return wilson("policy", split.value, of, metric, int((hits & among).sum()), int(among.sum()))
+
     return [
-        *_share("policy", name, "unsafe", "flagged", int((flagged & unsafe).sum()), int(unsafe.sum())),
-        *_share(
-            "policy",
-            name,
-            "unsafe",
-            "flagged or in review",
-            int(((flagged | review) & unsafe).sum()),
-            int(unsafe.sum()),
-        ),
-        *_share("policy", name, "safe", "flagged", int((flagged & ~unsafe).sum()), int((~unsafe).sum())),
-        *_share("policy", name, "safe", "in review", int((review & ~unsafe).sum()), int((~unsafe).sum())),
-        *_share("policy", name, "all", "out of scope", int((~judged).sum()), len(unsafe)),
-        *_share("alignment", name, "all", "right recommendation", right, len(unsafe)),
+        *share("unsafe", "flagged", flagged, unsafe),
+        *share("unsafe", "flagged or in review", flagged | review, unsafe),
+        *share("safe", "flagged", flagged, ~unsafe),
+        *share("safe", "in review", review, ~unsafe),
+        *share("all", "out of scope", ~judged, np.ones_like(unsafe)),
+        *wilson("alignment", split.value, "all", "right recommendation", right, len(unsafe)),
     ]
 
 
@@ -167,114 +138,200 @@ def _settings() -> Settings:
     return Settings(scorer="onnx", threshold_unsafe=None, threshold_review=None)
 
 
-async def score_package(package: ModelPackage, texts: Sequence[str]) -> list[StatementScore]:
-    """Return the scores that the monitor would compute for whole statements."""
-    scorer = build_scorer(_settings(), package)
-    try:
-        return Alignment(package.manifest).read(await scorer.score(texts))
-    finally:
-        await scorer.close()
+class ServedModel:
+    """The exported package as the monitor runs it: one session, for statements and for whole answers.
+
+    Call it from one event loop, and `close` it.
+    """
+
+    def __init__(self, package: ModelPackage) -> None:
+        settings = _settings()
+        self._scorer = build_scorer(settings, package)
+        self._alignment = Alignment(package.manifest)
+        self._screening = Screening(
+            package, scorer=self._scorer, store=MemoryStore(), thresholds=build_thresholds(settings, package)
+        )
+
+    async def score(
+        self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None
+    ) -> tuple[Floats, list[StatementScore]]:
+        """Return embeddings, fp32 [n, dim], and the monitor's scores of whole statements, in order."""
+        parts: list[ModelScores] = []
+        for start in range(0, max(len(texts), 1), _SLICE):
+            parts.append(await self._scorer.score(texts[start : start + _SLICE]))
+            advance(len(texts[start : start + _SLICE]))
+        return np.concatenate([p.embeddings for p in parts]), [s for p in parts for s in self._alignment.read(p)]
+
+    async def judge(self, rows: Sequence[Mapping[str, Any]]) -> list[MessageOutcome]:
+        """Screen whole answers (`id`, `text`, `label`, `spans`) and hold the flags against the marked spans."""
+        verdicts = await self._screening.screen([Message(id=row["id"], text=row["text"]) for row in rows])
+        outcomes = []
+        for row, verdict in zip(rows, verdicts, strict=True):
+            flags = [(f.statement.start, f.statement.end) for f in verdict.of(Verdict.UNSAFE)]
+            spans = [(s["start"], s["end"]) for s in row["spans"]]
+            hit, on_spans = span_agreement(flags, spans)
+            outcomes.append(MessageOutcome(row["label"], verdict.verdict, len(spans), hit, len(flags), on_spans))
+        return outcomes
+
+    async def close(self) -> None:
+        """Release the session."""
+        await self._scorer.close()
 
 
-async def judge_messages(package: ModelPackage, rows: Sequence[dict[str, Any]]) -> list[MessageOutcome]:
-    """Screen whole answers and hold the flags against the marked spans."""
-    screening = build_screening(_settings(), package, MemoryStore())
-    try:
-        verdicts = await screening.screen([Message(id=row["id"], text=row["text"]) for row in rows])
-    finally:
-        await screening.close()
-    outcomes = []
-    for row, verdict in zip(rows, verdicts, strict=True):
-        flags = [(f.statement.start, f.statement.end) for f in verdict.of(Verdict.UNSAFE)]
-        spans = [(s["start"], s["end"]) for s in row["spans"]]
-        hit, on_spans = span_agreement(flags, spans)
-        outcomes.append(MessageOutcome(row["label"], verdict.verdict, len(spans), hit, len(flags), on_spans))
-    return outcomes
+def conformal_rows(folder: RunFolder, embeddings: Floats, examples: Sequence[Example], split: Split) -> list[Metric]:
+    """Return how often the conformal band of the run errs on a split, and what it promised; none where it has no band.
+
+    The promise holds for families like those of validation; in voices never heard nothing is promised.
+    """
+    if not (folder.classifier / "conformal.json").exists():
+        return []
+    return [
+        Metric("conformal", CONTRASTIVE, split.value, f"promised: at most {c.limit:.0%}", c.outcome,
+               c.share, c.low, c.high, c.families)
+        for c in measure_coverage(folder, embeddings, examples)
+    ]  # fmt: skip
 
 
 def message_rows(outcomes: Sequence[MessageOutcome]) -> list[Metric]:
     """Return the figures of the message suite."""
+    rows: list[Metric] = []
+    for label in ("unsafe", "safe", "out_of_scope"):
+        own = [o for o in outcomes if o.label == label]
+        rows += wilson("messages", "all", label, "flagged", sum(o.verdict is Verdict.UNSAFE for o in own), len(own))
+    spans, flags = sum(o.spans for o in outcomes), sum(o.flags for o in outcomes)
+    rows += wilson("messages", "all", "spans", "found", sum(o.spans_hit for o in outcomes), spans)
+    rows += wilson("messages", "all", "flags", "on a span", sum(o.flags_on_spans for o in outcomes), flags)
+    return rows
 
-    def by_label(label: str) -> list[MessageOutcome]:
-        return [o for o in outcomes if o.label == label]
 
-    flagged = {
-        label: sum(o.verdict is Verdict.UNSAFE for o in by_label(label)) for label in ("unsafe", "safe", "out_of_scope")
-    }
+def outside_rows(package: ModelPackage, scores: Sequence[StatementScore]) -> list[Metric]:
+    """Return how many out-of-scope statements are judged at all, and how many are flagged."""
+    limits = package.manifest.thresholds
+    passed = [s for s in scores if s.p_in_scope >= limits.in_scope]
+    flagged = sum(s.p_unsafe >= limits.unsafe for s in passed)
+    split = Split.TEST_ID.value
     return [
-        *(
-            row
-            for label, n in flagged.items()
-            for row in _share("messages", "all", label, "flagged", n, len(by_label(label)))
-        ),
-        *_share(
-            "messages", "all", "spans", "found", sum(o.spans_hit for o in outcomes), sum(o.spans for o in outcomes)
-        ),
-        *_share(
-            "messages",
-            "all",
-            "flags",
-            "on a span",
-            sum(o.flags_on_spans for o in outcomes),
-            sum(o.flags for o in outcomes),
-        ),
+        *wilson("out of scope", split, "all", "flagged", flagged, len(scores)),
+        *wilson("out of scope", split, "all", "judged", len(passed), len(scores)),
     ]
 
 
-def _baselines(
+def baselines(
     embeddings: dict[Split, Floats],
     examples: dict[Split, list[Example]],
     recommendations: Sequence[str],
     settings: ClassifierSettings,
 ) -> dict[str, dict[Split, Doubles]]:
-    """Return calibrated probabilities of the two baselines on the test splits (in scope only), by model and split."""
-    data = {}
-    for part, own in embeddings.items():
-        keep = in_scope(examples[part])
-        data[part] = (own[keep], [examples[part][i] for i in keep])
-    joint = fit_joint(data[Split.TRAIN], data[Split.VALIDATION], recommendations, settings.joint_c)
-    plain = LogisticRegression(C=settings.joint_c, max_iter=500).fit(
-        data[Split.TRAIN][0], is_unsafe(data[Split.TRAIN][1])
-    )
-    slope, intercept = calibrate(
-        plain.decision_function(data[Split.VALIDATION][0]), is_unsafe(data[Split.VALIDATION][1])
-    )
+    """Return calibrated probabilities of the two frozen baselines on the test splits, by model and split.
+
+    The first gets what the served model gets: the best head by cross-validation, calibrated in the same way. The other
+    is one logistic regression for all recommendations. `examples` are statements on the guideline, `embeddings` theirs
+    by the encoder before fine-tuning.
+    """
+    train, validation = ((embeddings[part], examples[part]) for part in (Split.TRAIN, Split.VALIDATION))
+    # Of the classifier only the score is used, which no policy of thresholds touches.
+    best = fit(embeddings, examples, recommendations, replace(settings, policy="shares")).joint
+    plain = LogisticRegression(C=settings.joint_c, max_iter=500).fit(train[0], is_unsafe(train[1]))
+    slope, intercept = calibrate(plain.decision_function(validation[0]), is_unsafe(validation[1]))
 
     def plain_p(part: Split) -> Doubles:
-        if not len(data[part][0]):  # scikit-learn refuses nothing
+        if not len(embeddings[part]):  # scikit-learn refuses nothing
             return np.zeros(0)
-        return np.asarray(1 / (1 + np.exp(-(slope * plain.decision_function(data[part][0]) + intercept))))
+        return np.asarray(expit(slope * plain.decision_function(embeddings[part]) + intercept))
 
     return {
         FROZEN_BINARY: {part: plain_p(part) for part in TESTS},
-        FROZEN: {part: joint.p_unsafe(data[part][0]) for part in TESTS},
+        FROZEN: {part: best.p_unsafe(embeddings[part]) for part in TESTS},
     }
+
+
+def learning_curve(
+    embeddings: Mapping[str, Mapping[Split, Floats]],
+    examples: Mapping[Split, Sequence[Example]],
+    recommendations: Sequence[str],
+    classifier: ClassifierSettings,
+    settings: EvaluationSettings,
+    sizes: Sequence[float] = SIZES,
+) -> list[Metric]:
+    """Return F1 and AUC on the test splits of joint heads fitted on growing parts of the training families.
+
+    The encoder is *not* trained again: a contrastive encoder has seen all of the corpus, so its curve says what the
+    heads need, not what the method needs. Parts are nested and drawn with the seed of `settings`; calibration uses the
+    whole validation split.
+
+    Args:
+        embeddings: fp32 [n, dim] by model and split, of `examples`.
+        examples: statements on the guideline, by split.
+        recommendations: all ids, in the order of the heads.
+        classifier: strength of the heads' regularisation.
+        settings: seed and bootstrap samples.
+        sizes: shares of the training families, in (0, 1].
+
+    Returns:
+        Rows of the suite `learning curve`; the stratum is the number of training statements, `n` that of test ones.
+    """
+    train = examples[Split.TRAIN]
+    families = sorted({e.family for e in train})
+    np.random.default_rng(settings.seed).shuffle(families)
+    rows: dict[tuple[str, str, str, str], Metric] = {}
+    for size in sorted(sizes):
+        chosen = set(families[: max(round(size * len(families)), 1)])
+        keep = [i for i, e in enumerate(train) if e.family in chosen]
+        for model, own in embeddings.items():
+            fitted = (own[Split.TRAIN][keep], [train[i] for i in keep])
+            validation = (own[Split.VALIDATION], examples[Split.VALIDATION])
+            joint = fit_joint(fitted, validation, recommendations, classifier.joint_c)
+            for part in TESTS:
+                p = joint.p_unsafe(own[part])
+                found = score_rows(
+                    examples[part], p, model=model, split=part, settings=settings, suite="learning curve", fine=False
+                )
+                for r in found:
+                    if r.stratum == "all" and r.metric in ("F1", "AUC"):
+                        row = Metric(r.suite, r.model, r.split, str(len(keep)), r.metric, r.value, r.low, r.high, r.n)
+                        rows[row.model, row.split, row.stratum, row.metric] = row
+    return list(rows.values())
 
 
 def _summaries(rows: Sequence[Metric]) -> list[EvaluationSummary]:
     found = {
         (r.split, r.metric): r for r in rows if (r.suite, r.model, r.stratum) == ("statements", CONTRASTIVE, "all")
     }
-
-    def value(split: Split, metric: str) -> Metric:
-        return found[split.value, metric]
-
     return [
         EvaluationSummary(
             suite=f"statements/{split.value}",
-            f1=value(split, "F1").value,
-            auc=value(split, "AUC").value,
-            average_precision=value(split, "AP").value,
-            balanced_accuracy=value(split, "balanced accuracy").value,
-            n=value(split, "AUC").n,
+            f1=found[split.value, "F1"].value,
+            auc=found[split.value, "AUC"].value,
+            average_precision=found[split.value, "AP"].value,
+            balanced_accuracy=found[split.value, "balanced accuracy"].value,
+            n=found[split.value, "AUC"].n,
         )
         for split in TESTS
         if (split.value, "AUC") in found
     ]
 
 
-def _scoped(examples: Sequence[Example]) -> list[Example]:
-    return [examples[i] for i in in_scope(examples)]
+def statement_rows(judged: Sequence[Judged], models: Sequence[str], settings: EvaluationSettings) -> list[Metric]:
+    """Return the suites statements, difference and twins of all models on both test splits."""
+    rows: list[Metric] = []
+    for split in TESTS:
+        own = [j for j in judged if j.split is split]
+        examples = [j.example for j in own]
+        p = {model: np.array([j.p[model] for j in own], dtype=np.float64) for model in models}
+        for model, values in p.items():
+            rows += score_rows(examples, values, model=model, split=split, settings=settings)
+            rows += twin_rows(examples, values, model=model, split=split, settings=settings)
+        rows += difference_rows(examples, p, better=CONTRASTIVE, split=split, settings=settings)
+    return rows
+
+
+def _check_models(models: Mapping[str, Mapping[Split, Doubles]], examples: Mapping[Split, Sequence[Example]]) -> None:
+    for model, by_split in models.items():
+        if model in (CONTRASTIVE, FROZEN, FROZEN_BINARY):
+            raise ValueError(f"{model!r} is measured anyway: give the further model another name")
+        for part in TESTS:
+            if (given := len(by_split[part])) != (expected := len(examples[part])):
+                raise ValueError(f"{model!r}: {given} probabilities for {expected} statements of {part}")
 
 
 def run(
@@ -285,43 +342,99 @@ def run(
     classifier: ClassifierSettings,
     settings: EvaluationSettings,
     progress: Progress,
+    *,
+    models: Mapping[str, Mapping[Split, Doubles]] | None = None,
+    suites: Sequence[Suite] = (),
+    sizes: Sequence[float] = SIZES,
 ) -> Measured:
-    """Measure the package of a run, write `metrics.json` and put the summary into the manifest."""
+    """Measure the package of a run; write `metrics.json`, `scores.jsonl` and the summary in the manifest.
+
+    Args:
+        corpus: folder of the whole answers.
+        recommendations: all ids, in the order of the heads.
+        folder: the run; its package, statements and splits are read. A file `reviews.csv` or `reviews.jsonl` in it is
+            taken as reviewers' labels (`trainer.reviews`).
+        encoder: which encoder the frozen baselines use, and how it reads.
+        classifier: how their heads are fitted.
+        settings: bootstrap samples and seed.
+        progress: where the bars go.
+        models: further models to compare: calibrated probabilities of the in-scope statements of each test split, in
+            the order of the split.
+        suites: further suites to run on the served model.
+        sizes: of the learning curve; none, no curve.
+
+    Raises:
+        ValueError: a further model has a name that is taken, or probabilities for other statements.
+        CorpusError: the file of reviews is not usable.
+    """
     package = ModelPackage.load(folder.package)
-    examples = load_split(folder)
-    frozen = Embedder(*load_pretrained(encoder.base), max_length=encoder.max_length, sub_batch=2 * encoder.sub_batch)
-    embeddings = embed_splits(frozen, examples, list(Split), progress, "evaluate: frozen")
-    p = _baselines(embeddings, examples, recommendations, classifier)
-    task = progress.add_task("evaluate: served model", total=5)
+    everything = load_split(folder)
+    examples = {part: [own[i] for i in in_scope(own)] for part, own in everything.items()}
+    outside = [e.text for e in everything[Split.TEST_ID] if e.recommendation is None]
+    models = models or {}
+    _check_models(models, examples)
+
+    frozen = Embedder(
+        *load_pretrained(encoder.base, encoder.pooling), max_length=encoder.max_length, sub_batch=2 * encoder.sub_batch
+    )
+    embeddings = {FROZEN: embed_splits(frozen, examples, list(Split), progress, "evaluate: frozen"), CONTRASTIVE: {}}
+    p = {**models, **baselines(embeddings[FROZEN], examples, recommendations, classifier)}
     rows: list[Metric] = []
-    p[CONTRASTIVE] = {}
+    task = progress.add_task("evaluate: served model", total=sum(map(len, examples.values())) + len(outside))
+    named: dict[Split, list[StatementScore]] = {}
+    with asyncio.Runner() as runner:  # one loop for one session
+        served = ServedModel(package)
+        try:
+            # What only the learning curve reads is not embedded without one.
+            for part in Split if sizes else TESTS:
+                texts = [e.text for e in examples[part]]
+                embeddings[CONTRASTIVE][part], named[part] = runner.run(
+                    served.score(texts, lambda n: progress.advance(task, n))
+                )
+            _, outside_scores = runner.run(served.score(outside, lambda n: progress.advance(task, n)))
+            answers = load_answers(corpus)
+            outcomes = runner.run(served.judge(answers)) if answers else []
+            for suite in suites:
+                rows += suite(lambda texts: _p([*runner.run(served.score(texts))[1]]))
+        finally:
+            runner.run(served.close())
+    progress.update(task, completed=sum(map(len, examples.values())) + len(outside))
+
+    task = progress.add_task("evaluate: figures", total=3)
+    p[CONTRASTIVE] = {part: _p(named[part]) for part in TESTS}
+    order = [FROZEN_BINARY, FROZEN, *models, CONTRASTIVE]
+    judged = [
+        Judged(e, part, {model: float(p[model][part][i]) for model in order}, named[part][i].recommendation)
+        for part in TESTS
+        for i, e in enumerate(examples[part])
+    ]
+    rows = [*statement_rows(judged, order, settings), *rows]
+    progress.advance(task)
     for part in TESTS:
-        scoped = _scoped(examples[part])
-        scores = asyncio.run(score_package(package, [e.text for e in scoped]))
-        p[CONTRASTIVE][part] = np.array([s.p_unsafe for s in scores], dtype=np.float64)
-        rows += operating_point(package, scoped, scores, part)
-        progress.advance(task)
-    for model, by_split in p.items():
-        for part, values in by_split.items():
-            rows += score_rows(_scoped(examples[part]), values, model=model, split=part, settings=settings)
+        rows += operating_point(package, examples[part], named[part], part)
+        rows += conformal_rows(folder, embeddings[CONTRASTIVE][part], examples[part], part)
+    rows += [*outside_rows(package, outside_scores), *message_rows(outcomes)]
+    if sizes:
+        rows += learning_curve(embeddings, examples, recommendations, classifier, settings, sizes)
     progress.advance(task)
-    outside = [e.text for e in examples[Split.TEST_ID] if e.recommendation is None]
-    limits = package.manifest.thresholds
-    passed = [s for s in asyncio.run(score_package(package, outside)) if s.p_in_scope >= limits.in_scope]
-    flagged = sum(s.p_unsafe >= limits.unsafe for s in passed)
-    rows += _share("out of scope", Split.TEST_ID.value, "all", "flagged", flagged, len(outside))
-    rows += _share("out of scope", Split.TEST_ID.value, "all", "judged", len(passed), len(outside))
-    messages = load_answers(corpus)
-    if messages:
-        rows += message_rows(asyncio.run(judge_messages(package, messages)))
-    progress.advance(task)
-    folder.evaluation.mkdir(parents=True, exist_ok=True)
+    if (file := reviews.file_of(folder)) is not None:
+        given = reviews.load(file, [e for own in everything.values() for e in own])
+        rows += reviews.rows(given, judged, settings)
+
     write_json(folder.evaluation / "metrics.json", [asdict(r) for r in rows])
+    write_rows(
+        folder.evaluation / "scores.jsonl",
+        ({"id": j.example.id, "split": j.split, "p": j.p, "recommendation": j.recommendation} for j in judged),
+    )
     manifest = package.manifest.model_copy(update={"evaluation": _summaries(rows)})
     write_text(folder.package / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
     progress.advance(task)
-    ood = Split.TEST_OOD
-    return Measured(rows, manifest.evaluation, is_unsafe(_scoped(examples[ood])), {m: by[ood] for m, by in p.items()})
+    ood = {model: own[Split.TEST_OOD] for model, own in embeddings.items()}
+    return Measured(rows, manifest.evaluation, judged, ood)
+
+
+def _p(scores: Sequence[StatementScore]) -> Doubles:
+    return np.array([s.p_unsafe for s in scores], dtype=np.float64)
 
 
 def load_metrics(folder: RunFolder) -> list[Metric]:
@@ -334,3 +447,18 @@ def load_metrics(folder: RunFolder) -> list[Metric]:
     if not file.exists():
         raise StageMissing(f"{folder.root}: no evaluation there: run `guardline train --run {folder.root}`")
     return [Metric(**row) for row in json.loads(file.read_text())]
+
+
+def load_judged(folder: RunFolder) -> list[Judged]:
+    """Read what every model made of every held-out statement of a run.
+
+    Raises:
+        StageMissing: it has not been evaluated, or by a version that did not keep the scores.
+    """
+    file = folder.evaluation / "scores.jsonl"
+    if not file.exists():
+        raise StageMissing(f"{folder.root}: no scores there: run `guardline evaluate --run {folder.root} --again`")
+    by_id = {e.id: e for own in load_split(folder).values() for e in own}
+    return [
+        Judged(by_id[row["id"]], Split(row["split"]), row["p"], row["recommendation"]) for row in read_json_lines(file)
+    ]

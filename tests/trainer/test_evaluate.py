@@ -1,7 +1,10 @@
 """`guardline evaluate`: tables or JSON of a run that was evaluated, and what is said of one that was not."""
 
+import csv
+import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,25 +12,27 @@ import pytest
 from click.testing import CliRunner, Result
 
 from monitor.settings import DEFAULT_RUN
-from trainer import evaluate, evaluation, report
-from trainer.artifacts import RunFolder, write_json
-from trainer.errors import StageMissing
+from trainer import evaluate, evaluation, report, reviews
+from trainer.artifacts import RunFolder, digest, write_json
+from trainer.corpus import load_split
+from trainer.errors import CorpusError, StageMissing
 from trainer.evaluation import CONTRASTIVE, FROZEN, FROZEN_BINARY, load_metrics
 from trainer.types import Metric
 
 
 def call(*arguments: str) -> Result:
-    return CliRunner(env={"COLUMNS": "160"}).invoke(evaluate.command, arguments)
+    return CliRunner(env={"COLUMNS": "200"}).invoke(evaluate.command, arguments)
 
 
-def test_it_prints_a_table_for_each_kind_of_voices_and_one_of_shares(toy_run: SimpleNamespace) -> None:
+def test_it_prints_the_tables_that_a_user_wants_first(toy_run: SimpleNamespace) -> None:
     result = call("--run", str(toy_run.folder.root))
     assert result.exit_code == 0, result.output
     where = [
         result.stdout.index(title)
         for title in (
-            "Voices heard in training",
-            "Voices never heard",
+            "Voices never heard (",
+            "Voices heard in training (",
+            "By difficulty, voices never heard",
             "The monitor's path at the package's thresholds",
         )
     ]
@@ -35,8 +40,10 @@ def test_it_prints_a_table_for_each_kind_of_voices_and_one_of_shares(toy_run: Si
     for model in (FROZEN_BINARY, FROZEN, CONTRASTIVE):
         assert result.stdout.count(model) >= 2
     for r in load_metrics(toy_run.folder):
-        assert f"{r.value:.3f}" in result.stdout, r
+        if r.suite in ("statements", "policy", "messages") and r.stratum in ("all", "safe", "unsafe"):
+            assert f"{r.value:.3f}" in result.stdout, r
     assert "report.html" in result.stdout
+    assert len(result.stdout.splitlines()) < 90
 
 
 def test_json_is_the_rows_of_the_metrics_and_nothing_else(toy_run: SimpleNamespace) -> None:
@@ -110,6 +117,95 @@ def test_a_report_that_cannot_be_drawn_is_no_finished_stage(
     monkeypatch.setattr(report, "write_report", breaks)
     assert isinstance(call("--run", str(folder.root), "--again").exception, OSError)
     assert not folder.stamp("evaluate").exists()
+
+
+# Runs side by side
+
+
+@pytest.fixture
+def copy(tmp_path: Path, toy_run: SimpleNamespace) -> RunFolder:
+    return RunFolder(Path(shutil.copytree(toy_run.folder.root, tmp_path / "copy")))
+
+
+def test_runs_are_compared(toy_run: SimpleNamespace, copy: RunFolder) -> None:
+    result = call("--run", str(toy_run.folder.root), "--compare", str(copy.root))
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count(CONTRASTIVE) == 4  # two runs, two kinds of voices
+    assert "do not compare" not in result.stdout
+
+
+def test_runs_on_other_statements_are_not_comparable(toy_run: SimpleNamespace, copy: RunFolder) -> None:
+    rows = [replace(r, n=r.n + 1) for r in load_metrics(copy)]
+    write_json(copy.evaluation / "metrics.json", [evaluate.asdict(r) for r in rows])
+    result = call("--run", str(toy_run.folder.root), "--compare", str(copy.root))
+    assert "were not measured on the same statements" in " ".join(result.stdout.split())
+
+
+def test_compared_rows_name_their_run(toy_run: SimpleNamespace, copy: RunFolder) -> None:
+    result = call("--run", str(toy_run.folder.root), "--compare", str(copy.root), "--json")
+    rows = json.loads(result.stdout)
+    assert len({row["run"] for row in rows}) == 2
+    assert len(rows) == 2 * len(load_metrics(copy))
+
+
+# Reviews
+
+
+def test_a_sample_goes_out_and_comes_back(toy_run: SimpleNamespace, tmp_path: Path) -> None:
+    run, file = str(toy_run.folder.root), tmp_path / "sample.csv"
+    result = call("--run", run, "--export-reviews", "8", "--output", str(file))
+    assert result.exit_code == 0, result.output
+    assert "8 statements for review" in result.stdout
+    labels = {reviews.key(e.text): e.label for own in load_split(toy_run.folder).values() for e in own}
+    rows = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"))))
+    assert len(rows) == 8
+    for row in rows[:7]:
+        row |= {"label": labels[row["statement"]], "reviewer": "ann"}
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, reviews.FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+    before = digest(toy_run.folder.root)
+    printed = call("--run", run, "--reviews", str(file))
+    assert printed.exit_code == 0, printed.output
+    assert "7 reviews of 7 statements; 7 confirmed by all who judged them, 0 not." in " ".join(printed.stdout.split())
+    assert "1 rows have no label yet" in " ".join(printed.stdout.split())
+    found = [Metric(**r) for r in json.loads(call("--run", run, "--reviews", str(file), "--json").stdout)]
+    assert {(r.model, r.metric, r.value) for r in found if r.suite == "reviews"} == {
+        ("ann, corpus", "agreement", 1.0), ("ann, corpus", "Cohen's kappa", 1.0),
+    }  # fmt: skip
+    assert any(r.suite == "reviewed" for r in found)
+    assert digest(toy_run.folder.root) == before  # reading reviews changes nothing of the run
+
+
+def test_a_sample_larger_than_the_corpus_is_what_there_is(toy_run: SimpleNamespace, tmp_path: Path) -> None:
+    result = call("--run", str(toy_run.folder.root), "--export-reviews", "999", "--output", str(tmp_path / "s.csv"))
+    assert "999 were asked for" in " ".join(result.stdout.split())
+
+
+def test_a_file_that_is_not_usable_is_named(toy_run: SimpleNamespace, tmp_path: Path) -> None:
+    file = tmp_path / "r.csv"
+    file.write_text("statement,reviewer,label\nnobody,ann,safe\n")
+    result = call("--run", str(toy_run.folder.root), "--reviews", str(file))
+    assert isinstance(result.exception, CorpusError)
+    assert "line 2: statement 'nobody'" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--export-reviews", "3"),
+        ("--output", "x.csv"),
+        ("--export-reviews", "3", "--output", "x.csv", "--compare", "."),
+        ("--export-reviews", "0", "--output", "x.csv"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(*arguments).exit_code == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help() -> None:

@@ -2,17 +2,21 @@
 
 import json
 import shutil
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.progress import Progress
+from sklearn.metrics import f1_score, roc_auc_score
 
 from monitor.package import ModelPackage
 from monitor.records import Thresholds
 from monitor.types import Message, MessageVerdict, Statement, StatementScore, StatementVerdict, Verdict
+from tests.trainer.conftest import HIDDEN
 from trainer import corpus, evaluation
 from trainer.artifacts import RunFolder, read_rows
 from trainer.corpus import load_split
@@ -21,17 +25,16 @@ from trainer.evaluation import (
     CONTRASTIVE,
     FROZEN,
     FROZEN_BINARY,
-    METRICS,
     Measured,
     MessageOutcome,
-    judge_messages,
+    ServedModel,
+    load_judged,
     load_metrics,
     message_rows,
     operating_point,
-    score_package,
-    score_rows,
+    wilson,
 )
-from trainer.settings import EvaluationSettings
+from trainer.settings import ClassifierSettings, EvaluationSettings
 from trainer.types import Difficulty, Example, Label, Metric, Recommendation, Split
 
 SETTINGS = EvaluationSettings(bootstrap=50, seed=3)
@@ -42,113 +45,6 @@ def example(i: int, unsafe: bool, family: str, difficulty: Difficulty | None = N
     return Example(f"e-{i}", f"text {i}", Label.UNSAFE if unsafe else Label.SAFE, rule, "dose", own, family, "a")
 
 
-def families(n: int = 30, seed: int = 1) -> tuple[list[Example], np.ndarray]:
-    """A safe statement and one unsafe variant of each difficulty a family; the scores overlap."""
-    rng = np.random.default_rng(seed)
-    examples, p = [], []
-    for f in range(n):
-        for difficulty in (None, *Difficulty):
-            examples.append(example(len(examples), difficulty is not None, f"f{f}", difficulty))
-            p.append(rng.beta(2, 4) if difficulty is None else rng.beta(4, 2))
-    return examples, np.array(p)
-
-
-# Metrics
-
-UNSAFE = np.array([True, True, True, False, False, False, False])
-P = np.array([0.9, 0.6, 0.3, 0.7, 0.4, 0.2, 0.1])
-
-
-def test_metrics_by_hand() -> None:
-    # At one half: 2 of 3 unsafe are found, 1 of 4 safe is flagged.
-    assert METRICS["F1"](UNSAFE, P) == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
-    assert METRICS["balanced accuracy"](UNSAFE, P) == pytest.approx((2 / 3 + 3 / 4) / 2)
-    pairs = [a > b for a in P[UNSAFE] for b in P[~UNSAFE]]
-    assert METRICS["AUC"](UNSAFE, P) == pytest.approx(sum(pairs) / len(pairs))
-    # Ranks of the unsafe ones: 1, 3, 5.
-    assert METRICS["AP"](UNSAFE, P) == pytest.approx((1 / 1 + 2 / 3 + 3 / 5) / 3)
-
-
-def test_a_score_of_one_half_counts_as_unsafe() -> None:
-    assert METRICS["F1"](np.array([True, False]), np.array([0.5, 0.4999])) == 1
-
-
-def test_metrics_are_perfect_on_what_is_perfect() -> None:
-    assert {METRICS[name](UNSAFE, UNSAFE.astype(float)) for name in METRICS} == {1.0}
-
-
-# Rows with intervals
-
-
-def test_every_stratum_holds_its_unsafe_statements_and_all_safe_ones() -> None:
-    examples, p = families()
-    rows = score_rows(examples, p, model="m", split=Split.TEST_ID, settings=SETTINGS)
-    assert {(r.suite, r.model, r.split) for r in rows} == {("statements", "m", "test_id")}
-    assert {(r.stratum, r.metric): r.n for r in rows} == {
-        (stratum, metric): 120 if stratum == "all" else 60
-        for stratum in ("all", "easy", "medium", "hard")
-        for metric in METRICS
-    }
-    for r in rows:
-        keep = [i for i, e in enumerate(examples) if r.stratum == "all" or e.difficulty in (None, r.stratum)]
-        expected = METRICS[r.metric](np.array([examples[i].label is Label.UNSAFE for i in keep]), p[keep])
-        assert r.value == pytest.approx(expected, abs=5e-5)
-
-
-def test_intervals_enclose_the_value_and_are_no_points() -> None:
-    for r in score_rows(*families(), model="m", split=Split.TEST_ID, settings=SETTINGS):
-        assert 0 <= r.low <= r.value <= r.high <= 1, r
-        assert r.low < r.high, r
-
-
-def test_intervals_are_reproducible_and_depend_on_the_seed() -> None:
-    def rows(seed: int) -> list[Metric]:
-        settings = EvaluationSettings(bootstrap=50, seed=seed)
-        return score_rows(*families(), model="m", split=Split.TEST_ID, settings=settings)
-
-    assert rows(3) == rows(3)
-    assert rows(3) != rows(4)
-
-
-def test_the_bootstrap_draws_families_whole() -> None:
-    names = ["a", "b", "a", "c", "c", "c"]
-    for sample in evaluation._resamples(names, SETTINGS):
-        counts = np.bincount(sample, minlength=6)
-        assert counts[0] == counts[2]
-        assert counts[3] == counts[4] == counts[5]
-        assert counts[0] + counts[1] + counts[3] == 3
-    assert len(list(evaluation._resamples(names, SETTINGS))) == 50
-
-
-def test_one_family_gives_an_interval_without_width() -> None:
-    examples, p = families(20)
-    same = [example(i, e.label is Label.UNSAFE, "only", e.difficulty) for i, e in enumerate(examples)]
-    for r in score_rows(same, p, model="m", split=Split.TEST_ID, settings=SETTINGS):
-        assert r.low == r.value == r.high
-
-
-def test_resamples_of_one_class_are_left_out() -> None:
-    examples = [example(0, True, "a"), example(1, False, "b"), example(2, True, "c"), example(3, False, "d")]
-    examples += [example(4 + i, True, f"e{i}", d) for i, d in enumerate((Difficulty.EASY, Difficulty.MEDIUM))]
-    p = np.array([0.9, 0.1, 0.8, 0.2, 0.7, 0.7])
-    rows = score_rows(examples, p, model="m", split=Split.TEST_ID, settings=SETTINGS)
-    assert all(r.low == r.value == r.high == 1 for r in rows if r.metric == "AUC")
-
-
-def test_a_stratum_of_one_class_is_left_out() -> None:
-    examples = [example(0, True, "a"), example(1, False, "a"), example(2, True, "b"), example(3, False, "b")]
-    rows = score_rows(examples, np.array([0.9, 0.1, 0.8, 0.2]), model="m", split=Split.TEST_ID, settings=SETTINGS)
-    assert {r.stratum for r in rows} == {"all", "hard"}
-    assert {r.value for r in rows} == {1.0}
-
-
-@pytest.mark.parametrize("labels", [[], [True], [False], [True, True], [False, False]])
-def test_a_split_of_one_class_has_no_rows(labels: list[bool]) -> None:
-    examples = [example(i, unsafe, f"f{i}") for i, unsafe in enumerate(labels)]
-    p = np.linspace(0.2, 0.8, len(labels))
-    assert score_rows(examples, p, model="m", split=Split.TEST_ID, settings=SETTINGS) == []
-
-
 # Shares
 
 
@@ -157,14 +53,14 @@ def test_a_split_of_one_class_has_no_rows(labels: list[bool]) -> None:
     [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (50, 100, 0.4038, 0.5962)],
 )
 def test_wilson_interval(hits: int, n: int, low: float, high: float) -> None:
-    (row,) = evaluation._share("s", "all", "x", "y", hits, n)
+    (row,) = wilson("s", "all", "x", "y", hits, n)
     assert (row.suite, row.model, row.split, row.stratum, row.metric) == ("s", CONTRASTIVE, "all", "x", "y")
     assert (row.value, row.n) == (hits / n, n)
     assert (row.low, row.high) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_a_share_of_nothing_is_no_row() -> None:
-    assert evaluation._share("s", "all", "x", "y", 0, 0) == []
+    assert wilson("s", "all", "x", "y", 0, 0) == []
 
 
 def score(p: float, scope: float = 0.9, rule: str = "r1") -> StatementScore:
@@ -240,58 +136,78 @@ def test_message_rows_of_one_label_say_nothing_of_the_others() -> None:
     assert message_rows([]) == []
 
 
-async def test_flags_are_held_against_the_spans(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Statements at 0-10 and 10-20 are flagged, 20-30 is not; spans touch by a character or not at all."""
+class Screening:
+    """Flags the statements at 0-10 and 10-20 of every answer, and sends that at 20-30 to review."""
 
-    class Screening:
-        closed = False
+    async def screen(self, messages: list[Message]) -> list[MessageVerdict]:
+        judged = tuple(
+            StatementVerdict(Statement(a, a + 10, "", ""), v, 0.9)
+            for a, v in ((0, Verdict.UNSAFE), (10, Verdict.UNSAFE), (20, Verdict.REVIEW))
+        )
+        return [MessageVerdict(m, Verdict.UNSAFE, 0.9, judged) for m in messages]
 
-        async def screen(self, messages: list[Message]) -> list[MessageVerdict]:
-            judged = tuple(
-                StatementVerdict(Statement(a, a + 10, "", ""), v, 0.9)
-                for a, v in ((0, Verdict.UNSAFE), (10, Verdict.UNSAFE), (20, Verdict.REVIEW))
-            )
-            return [MessageVerdict(m, Verdict.UNSAFE, 0.9, judged) for m in messages]
 
-        async def close(self) -> None:
-            self.closed = True
-
-    screening = Screening()
-    monkeypatch.setattr(evaluation, "build_screening", lambda *_: screening)
+async def test_flags_are_held_against_the_spans(toy_run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spans touch a flag by a character or not at all."""
+    monkeypatch.setattr(evaluation, "Screening", lambda *_, **__: Screening())
+    served = ServedModel(ModelPackage.load(toy_run.folder.package))
     rows = [
         {"id": "1", "text": "", "label": "unsafe", "spans": [{"start": 9, "end": 10}, {"start": 20, "end": 30}]},
         {"id": "2", "text": "", "label": "unsafe", "spans": [{"start": 5, "end": 15}]},
         {"id": "3", "text": "", "label": "safe", "spans": []},
     ]
-    found = await judge_messages(None, rows)
+    found = await served.judge(rows)
     assert [(o.label, o.spans, o.spans_hit, o.flags, o.flags_on_spans) for o in found] == [
         ("unsafe", 2, 1, 2, 1),
         ("unsafe", 1, 1, 2, 2),
         ("safe", 0, 0, 2, 0),
     ]
-    assert screening.closed
+    await served.close()
 
 
-async def test_the_served_model_scores_whole_statements(toy_run: SimpleNamespace) -> None:
-    package = ModelPackage.load(toy_run.folder.package)
+@pytest.fixture
+async def served(toy_run: SimpleNamespace) -> AsyncIterator[ServedModel]:
+    model = ServedModel(ModelPackage.load(toy_run.folder.package))
+    yield model
+    await model.close()
+
+
+async def test_the_served_model_scores_whole_statements(
+    toy_run: SimpleNamespace, served: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     texts = [e.text for e in load_split(toy_run.folder)[Split.TEST_ID]]
-    scores = await score_package(package, texts)
-    assert len(scores) == len(texts)
+    done: list[int] = []
+    monkeypatch.setattr(evaluation, "_SLICE", 7)
+    embeddings, scores = await served.score(texts, done.append)
+    assert embeddings.shape == (len(texts), HIDDEN)
+    assert (len(scores), sum(done)) == (len(texts), len(texts))
     assert all(0 <= s.p_unsafe <= 1 and 0 <= s.p_in_scope <= 1 for s in scores)
-    assert {s.recommendation for s in scores} <= {r.id for r in package.manifest.recommendations}
-    assert await score_package(package, []) == []
+    assert {s.recommendation for s in scores} <= {"1-dose", "2-duration", "3-pregnancy"}
+    nothing, none = await served.score([])
+    assert (nothing.shape, none) == ((0, HIDDEN), [])
+
+
+def test_one_session_serves_the_whole_stage(
+    toy_run: SimpleNamespace, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = []
+    build = evaluation.build_scorer
+    monkeypatch.setattr(evaluation, "build_scorer", lambda *given: opened.append(given) or build(*given))
+    measure(toy_run, folder, bootstrap=2)
+    assert len(opened) == 1
 
 
 @pytest.mark.parametrize("name", ["GUARDLINE_THRESHOLD_UNSAFE", "GUARDLINE_THRESHOLD_REVIEW"])
 async def test_thresholds_of_the_environment_do_not_change_the_figures(
-    toy_run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, name: str
+    toy_run: SimpleNamespace, served: ServedModel, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    package = ModelPackage.load(toy_run.folder.package)
     rows = [{"id": "1", "text": "The dose of zolamide is 20 mg once daily for adults.", "label": "safe", "spans": []}]
-    before = await judge_messages(package, rows)
+    before = await served.judge(rows)
     for value in ("0.0", "1.0", "nonsense"):
         monkeypatch.setenv(name, value)
-        assert await judge_messages(package, rows) == before
+        other = ServedModel(ModelPackage.load(toy_run.folder.package))
+        assert await other.judge(rows) == before
+        await other.close()
 
 
 def test_thresholds_of_a_dot_env_file_are_ignored_and_so_is_its_scorer(
@@ -307,32 +223,38 @@ def test_thresholds_of_a_dot_env_file_are_ignored_and_so_is_its_scorer(
 # The stage's artefacts
 
 
+MODELS = [FROZEN_BINARY, FROZEN, CONTRASTIVE]
+
+
 def test_metrics_of_a_run(toy_run: SimpleNamespace) -> None:
     rows = load_metrics(toy_run.folder)
-    statements = {(r.model, r.split, r.stratum, r.metric) for r in rows if r.suite == "statements"}
+    statements = {(r.model, r.split, r.stratum) for r in rows if r.suite == "statements" and ":" not in r.stratum}
     assert statements == {
-        (model, split, stratum, metric)
-        for model in (CONTRASTIVE, FROZEN, FROZEN_BINARY)
+        (model, split, stratum)
+        for model in MODELS
         for split in ("test_id", "test_ood")
         for stratum in ("all", "easy", "medium", "hard")
-        for metric in METRICS
     }
-    assert {r.suite for r in rows} == {"statements", "policy", "alignment", "out of scope", "messages"}
-    assert all(r.low <= r.value <= r.high for r in rows if r.suite != "statements" and r.n)
+    kinds = {r.stratum.partition(":")[0] for r in rows if ":" in r.stratum and r.suite == "statements"}
+    assert kinds == {"category", "recommendation", "style"}
+    assert {r.suite for r in rows} - {"conformal"} == {
+        "statements", "difference", "twins", "policy", "alignment", "learning curve", "out of scope", "messages",
+    }  # fmt: skip
+    assert all(r.low <= r.high for r in rows)
     content = json.loads((toy_run.folder.evaluation / "metrics.json").read_text())
     assert set(content[0]) == {"suite", "model", "split", "stratum", "metric", "value", "low", "high", "n"}
 
 
-def test_the_served_models_rows_are_those_of_its_scores(toy_run: SimpleNamespace) -> None:
+async def test_the_served_models_rows_are_those_of_its_scores(toy_run: SimpleNamespace, served: ServedModel) -> None:
     """The rows that matter most, computed again from the package alone."""
     split = load_split(toy_run.folder)[Split.TEST_OOD]
-    scores = evaluation.asyncio.run(score_package(ModelPackage.load(toy_run.folder.package), [e.text for e in split]))
-    unsafe = np.array([e.label is Label.UNSAFE for e in split])
+    _, scores = await served.score([e.text for e in split])
+    unsafe = [e.label is Label.UNSAFE for e in split]
     p = np.array([s.p_unsafe for s in scores])
     key = (CONTRASTIVE, "test_ood", "all")
     rows = {r.metric: r.value for r in load_metrics(toy_run.folder) if (r.model, r.split, r.stratum) == key}
-    for name, metric in METRICS.items():
-        assert rows[name] == pytest.approx(metric(unsafe, p), abs=1e-3)
+    assert rows["AUC"] == pytest.approx(roc_auc_score(unsafe, p), abs=1e-3)
+    assert rows["F1"] == pytest.approx(f1_score(unsafe, p >= 0.5), abs=1e-3)
 
 
 def test_the_manifest_carries_the_summary(toy_run: SimpleNamespace) -> None:
@@ -352,12 +274,14 @@ def test_a_run_without_evaluation_says_so(tmp_path: Path) -> None:
         load_metrics(RunFolder(tmp_path))
 
 
-def measure(toy_run: SimpleNamespace, folder: RunFolder, **settings: int) -> Measured:
+def measure(toy_run: SimpleNamespace, folder: RunFolder, *, bootstrap: int = 20, **given: Any) -> Measured:
     own = toy_run.settings
     rules = [r.id for r in read_rows(folder.recommendations, Recommendation)]
-    given = replace(own.evaluation, **settings)
+    settings = replace(own.evaluation, bootstrap=bootstrap)
     with Progress(disable=True) as progress:
-        found = evaluation.run(toy_run.pack.corpus, rules, folder, own.encoder, own.classifier, given, progress)
+        found = evaluation.run(
+            toy_run.pack.corpus, rules, folder, own.encoder, own.classifier, settings, progress, **given
+        )
         assert all(task.completed == task.total for task in progress.tasks)
     return found
 
@@ -383,19 +307,107 @@ def test_measured_again_it_is_the_same(toy_run: SimpleNamespace, folder: RunFold
     assert measured.summary == ModelPackage.load(toy_run.folder.package).manifest.evaluation
 
 
-def test_measured_has_the_scores_of_the_held_out_voices(toy_run: SimpleNamespace, folder: RunFolder) -> None:
+def test_measured_has_every_held_out_statement_and_the_run_keeps_it(
+    toy_run: SimpleNamespace, folder: RunFolder
+) -> None:
     measured = measure(toy_run, folder, bootstrap=2)
-    statements = [e for e in load_split(folder)[Split.TEST_OOD] if e.label is not Label.OUT_OF_SCOPE]
-    assert measured.unsafe.tolist() == [e.label is Label.UNSAFE for e in statements]
-    assert set(measured.p_unsafe) == {CONTRASTIVE, FROZEN, FROZEN_BINARY}
-    for model, p in measured.p_unsafe.items():
-        assert p.shape == (len(statements),)
-        (auc,) = (
-            r.value
-            for r in measured.rows
-            if (r.model, r.split, r.stratum, r.metric) == (model, "test_ood", "all", "AUC")
-        )
-        assert METRICS["AUC"](measured.unsafe, p) == pytest.approx(auc, abs=5e-5)
+    for part in evaluation.TESTS:
+        statements = [e for e in load_split(folder)[part] if e.label is not Label.OUT_OF_SCOPE]
+        assert [j.example for j in measured.of(part)] == statements
+    assert {tuple(j.p) for j in measured.judged} == {tuple(MODELS)}
+    assert load_judged(folder) == measured.judged
+    ood = measured.of(Split.TEST_OOD)
+    assert {m: e.shape for m, e in measured.embeddings.items()} == dict.fromkeys(
+        (FROZEN, CONTRASTIVE), (len(ood), HIDDEN)
+    )
+    for model in MODELS:
+        key = ("statements", model, "test_ood", "all", "AUC")
+        (auc,) = (r.value for r in measured.rows if (r.suite, r.model, r.split, r.stratum, r.metric) == key)
+        found = roc_auc_score([j.example.label is Label.UNSAFE for j in ood], [j.p[model] for j in ood])
+        assert found == pytest.approx(auc, abs=5e-5)
+
+
+def test_a_run_that_kept_no_scores_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StageMissing, match=r"guardline evaluate --run .* --again"):
+        load_judged(RunFolder(tmp_path))
+
+
+# Further models, suites and reviews
+
+
+def test_further_models_are_compared_like_the_others(toy_run: SimpleNamespace, folder: RunFolder) -> None:
+    truth = {
+        part: np.array([float(e.label is Label.UNSAFE) for e in load_split(folder)[part] if e.recommendation])
+        for part in evaluation.TESTS
+    }
+    rows = measure(toy_run, folder, models={"oracle": truth}, bootstrap=2).rows
+    own = [r for r in rows if r.model == "oracle" and (r.stratum, r.metric) == ("all", "AUC")]
+    assert {(r.suite, r.split, r.value) for r in own} == {("statements", s, 1.0) for s in ("test_id", "test_ood")}
+    lost = [r for r in rows if r.model == f"{CONTRASTIVE} minus oracle" and r.metric == "AUC"]
+    assert lost
+    assert all(r.value <= 0 for r in lost)
+
+
+def test_a_further_model_must_have_its_own_name_and_all_statements(toy_run: SimpleNamespace, folder: RunFolder) -> None:
+    short = {part: np.zeros(1) for part in evaluation.TESTS}
+    with pytest.raises(ValueError, match="'x': 1 probabilities for"):
+        measure(toy_run, folder, models={"x": short})
+    with pytest.raises(ValueError, match="another name"):
+        measure(toy_run, folder, models={FROZEN: short})
+
+
+def test_a_further_suite_is_handed_the_served_model(toy_run: SimpleNamespace, folder: RunFolder) -> None:
+    def suite(score: evaluation.Score) -> list[Metric]:
+        p = score([e.text for e in load_split(folder)[Split.TEST_OOD]])
+        return [Metric("perturbation", CONTRASTIVE, "all", "first", "score", float(p[0]), 0, 1, len(p))]
+
+    measured = measure(toy_run, folder, suites=[suite], bootstrap=2)
+    (row,) = (r for r in load_metrics(folder) if r.suite == "perturbation")
+    first = measured.of(Split.TEST_OOD)[0]
+    assert row.value == pytest.approx(first.p[CONTRASTIVE], abs=1e-3)
+
+
+def test_reviews_in_the_run_folder_are_evaluated(toy_run: SimpleNamespace, folder: RunFolder) -> None:
+    examples = [e for part in evaluation.TESTS for e in load_split(folder)[part] if e.recommendation]
+    rows = [{"statement": e.id, "reviewer": "ann", "label": e.label} for e in examples[:-2]]
+    (folder.root / "reviews.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    found = measure(toy_run, folder, bootstrap=2).rows
+    assert {(r.model, r.metric, r.value) for r in found if r.suite == "reviews"} >= {("ann, corpus", "agreement", 1.0)}
+    assert {(r.model, r.split) for r in found if r.suite == "reviewed"} == {
+        (m, s) for m in MODELS for s in ("test_id", "test_ood")
+    }
+
+
+# The learning curve
+
+
+def test_the_learning_curve_fits_on_nested_parts_of_the_training_families() -> None:
+    rng = np.random.default_rng(2)
+    parts: dict[Split, list[Example]] = {}
+    vectors = {}
+    for part, n in zip(Split, (40, 20, 20, 20), strict=True):
+        parts[part] = [example(i, i % 2 == 1, f"{part}-{i // 2}") for i in range(2 * n)]
+        signal = np.array([e.label is Label.UNSAFE for e in parts[part]], dtype=np.float32)
+        noisy = signal + rng.normal(0, 1, 2 * n)
+        vectors[part] = np.stack([noisy, *rng.normal(0, 1, (30, 2 * n))], axis=1).astype(np.float32)
+    rows = evaluation.learning_curve(
+        {"m": vectors}, parts, ["r1"], ClassifierSettings(), SETTINGS, sizes=(1.0, 0.25, 0.25)
+    )
+    assert {(r.suite, r.model) for r in rows} == {("learning curve", "m")}
+    assert [(r.split, r.stratum, r.metric) for r in rows] == [
+        (split, n, metric) for n in ("20", "80") for split in ("test_id", "test_ood") for metric in ("F1", "AUC")
+    ]
+    assert all(r.n == 40 for r in rows)
+    auc = {r.stratum: r.value for r in rows if (r.split, r.metric) == ("test_ood", "AUC")}
+    assert auc["80"] > auc["20"]
+
+
+def test_without_sizes_there_is_no_curve(toy_run: SimpleNamespace, folder: RunFolder) -> None:
+    rows = measure(toy_run, folder, sizes=(), bootstrap=2).rows
+    assert not any(r.suite == "learning curve" for r in rows)
+
+
+# Runs that lack something
 
 
 @pytest.mark.parametrize("label", [Label.SAFE, Label.UNSAFE])
@@ -406,7 +418,7 @@ def test_a_test_split_of_one_class_does_not_spoil_the_package(
     measured = measure(toy_run, folder, bootstrap=2)
     assert {r.split for r in measured.rows if r.suite == "statements"} == {"test_id"}
     assert [s.suite for s in ModelPackage.load(folder.package).manifest.evaluation] == ["statements/test_id"]
-    assert len(set(measured.unsafe)) == 1
+    assert {j.example.label for j in measured.of(Split.TEST_OOD)} == {label}
 
 
 @pytest.mark.parametrize("part", evaluation.TESTS)

@@ -8,7 +8,7 @@ import pytest
 
 from trainer.artifacts import RunFolder, read_json_lines, read_rows
 from trainer.errors import PackError
-from trainer.guidelines import DEFAULT_PACK, Pack, extract, run, scope_terms, sections
+from trainer.guidelines import DEFAULT_PACK, Pack, extract, read_sources, run, scope_terms
 from trainer.types import Recommendation
 
 SHIPPED = DEFAULT_PACK.parent
@@ -48,8 +48,9 @@ def test_shipped_pack_gives_its_fifty_recommendations() -> None:
 
 
 def test_shipped_quotes_stand_in_the_document_and_in_their_section() -> None:
-    document = (SHIPPED / "covid19-remdesivir.md").read_text(encoding="utf-8")
-    by_number = {s.number: s for s in sections(document)}
+    ((_, read),) = read_sources(Pack.load(DEFAULT_PACK))
+    document = read.text
+    by_number = {s.number: s for s in read.sections}
     for r in extract(Pack.load(DEFAULT_PACK)):
         assert r.quote, r.id
         assert document[r.start : r.end] == r.quote, r.id
@@ -72,23 +73,54 @@ def test_shipped_pack_has_a_corpus_and_its_own_scope_terms() -> None:
 def test_run_writes_the_recommendations(tmp_path: Path, pack: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     own = Pack.load(pack)
-    assert run(own, folder) == {"recommendations": 3, "sections": 3}
+    said = run(own, folder)
+    assert said == {"recommendations": 3, "sections": 3, "precision of rules": 1.0, "recall of rules": 1.0}
     assert read_rows(folder.recommendations, Recommendation) == extract(own)
 
 
-# Sections
+def test_run_measures_what_rules_extract_against_the_reference_and_reports_it(tmp_path: Path, pack: Path) -> None:
+    edit(pack, "recommendations: recommendations.jsonl", "reference: recommendations.jsonl")
+    curate(
+        pack,
+        {"id": "dose", "section": "1", "text": "The dose of zolamide is 20 mg once daily."},
+        {"id": "unsaid", "section": "2", "text": "Children receive zolamide for 9 days."},
+    )
+    folder = RunFolder(tmp_path / "run")
+    assert run(Pack.load(pack), folder) == {
+        "recommendations": 3, "sections": 3, "precision of rules": 0.333, "recall of rules": 0.5,
+    }  # fmt: skip
+    report = json.loads((folder.root / "extraction.json").read_text())
+    assert (report["extracted_by"], report["score"]["missed"]) == ("rules", ["unsaid"])
+    assert (
+        report["score"]["spurious"] == ["2-zolamide-days", "3-zolamide-withheld-pregnancy"]
+        or len(report["score"]["spurious"]) == 2
+    )
+    assert list(read_rows(folder.root / "rejected_recommendations.jsonl", Recommendation)) == []
 
 
-def test_sections_know_numbers_titles_and_offsets() -> None:
-    document = "Preface.\n# Title\nA.\n## 2.1. Dose in children ##\nB\nC\n## Notes\nD"
-    found = sections(document)
-    assert [(s.number, s.title) for s in found] == [("h0", "Title"), ("2.1", "Dose in children ##"), ("h2", "Notes")]
-    assert [s.body.strip() for s in found] == ["A.", "B\nC", "D"]
-    assert all(document[s.start : s.end] == s.body for s in found)
+def test_a_curated_recommendation_has_what_its_text_states(pack: Path) -> None:
+    dose, duration, pregnancy = extract(Pack.load(pack))
+    assert [(q.value, q.unit) for q in dose.numbers] == [(20, "mg"), (1, "per day")]
+    assert (duration.population, duration.action) == ("Adults", "receive zolamide for 5 days")
+    assert pregnancy.numbers == ()
+    assert {r.valid_from for r in (dose, duration, pregnancy)} == {"2026-01-01"}
 
 
-def test_a_document_without_headings_is_one_section() -> None:
-    assert [(s.number, s.body) for s in sections("Give 5 mg.")] == [("1", "Give 5 mg.")]
+def test_shipped_pack_has_questions_brand_names_and_voices_held_out() -> None:
+    spec = Pack.load(DEFAULT_PACK).spec
+    assert (spec.brand_names, spec.held_out_styles) == (["Veklury"], ["g", "l"])
+    assert len(spec.questions) >= 10
+    assert all(q.endswith("?") for q in spec.questions)
+
+
+@pytest.mark.parametrize("kind", ["rules", "html", "pdf"])
+def test_shipped_packs_without_a_list_are_measured_against_it(kind: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    said = run(Pack.load(SHIPPED / f"covid19-remdesivir-{kind}.yaml"), folder)
+    assert said["recall of rules"] >= 0.95
+    assert said["precision of rules"] >= 0.95
+    pages = {r.page for r in read_rows(folder.recommendations, Recommendation)}
+    assert pages == ({1, 2, 3} if kind == "pdf" else {None})
 
 
 # A curated list that its document does not bear out
@@ -239,10 +271,37 @@ def test_a_document_that_is_no_utf8_is_refused(pack: Path) -> None:
     assert f"{pack.parent / 'guideline.md'}: cannot be read: " in refusal(pack)
 
 
-def test_a_folder_in_the_place_of_a_document_is_refused(pack: Path) -> None:
+def test_a_folder_without_documents_is_refused(pack: Path) -> None:
     (pack.parent / "guideline.md").unlink()
     (pack.parent / "guideline.md").mkdir()
-    assert "guideline.md: cannot be read: " in refusal(pack)
+    assert "guideline.md: holds no document" in refusal(pack)
+
+
+def test_a_folder_gives_all_its_documents(pack: Path) -> None:
+    edit(pack, "recommendations: recommendations.jsonl\n", "")
+    edit(pack, "path: guideline.md", "path: parts")
+    (pack.parent / "parts" / "deep").mkdir(parents=True)
+    (pack.parent / "parts" / "dose.md").write_text("## 1. Dose\nThe dose is 20 mg.\n")
+    (pack.parent / "parts" / "deep" / "stop.html").write_text(
+        "<html><h2>2 Stop</h2><p>Stop early if it hurts.</p></html>"
+    )
+    own = Pack.load(pack)
+    found = extract(own)
+    assert [(r.source, r.id, r.version) for r in found] == [
+        ("parts/deep/stop.html", "stop-2-stop-early-hurts", "2026-01"),
+        ("parts/dose.md", "dose-1-dose", "2026-01"),
+    ]
+    documents = {document.name: document for _, document in read_sources(own)}
+    assert all(documents[r.source].text[r.start : r.end] == r.quote for r in found)
+
+
+def test_a_source_has_either_path_or_url(pack: Path) -> None:
+    edit(pack, "path: guideline.md", "path: guideline.md\n    url: https://example.org/g.html")
+    with pytest.raises(PackError, match="give either `path` or `url`"):
+        Pack.load(pack)
+    edit(pack, "path: guideline.md\n    url: https://example.org/g.html", "url: file:///etc/passwd")
+    with pytest.raises(PackError, match=r"sources\.0\.url"):
+        Pack.load(pack)
 
 
 # Fingerprint
@@ -264,27 +323,14 @@ def test_the_fingerprint_sees_pack_document_and_list_but_not_the_corpus(pack: Pa
 
 def test_without_a_list_the_sentences_that_direct_become_recommendations(pack: Path) -> None:
     edit(pack, "recommendations: recommendations.jsonl\n", "")
-    document = "# Zolamide\nMumbles is common.\n\n## 4.2 Dose\nThe dose is\n20 mg. It is blue. Avoid **milk**.\n"
+    document = "# Zolamide\nMumbles is common.\n\n## 4.2 Dose\nThe dose is\n20 mg. It is blue. Avoid cold **milk**.\n"
     (pack.parent / "guideline.md").write_text(document)
     found = extract(Pack.load(pack))
     assert [(r.id, r.section, r.heading, r.text) for r in found] == [
-        ("4.2-1", "4.2", "Dose", "The dose is 20 mg."),
-        ("4.2-2", "4.2", "Dose", "Avoid milk."),
-    ] or [r.text for r in found] == ["The dose is", "Avoid milk."]
+        ("4.2-dose", "4.2", "Dose", "The dose is 20 mg."),
+        ("4.2-avoid-cold-milk", "4.2", "Dose", "Avoid cold milk."),
+    ]
     assert all(document[r.start : r.end] == r.quote for r in found)
-
-
-def test_without_a_list_the_shipped_document_gives_quotes_too(tmp_path: Path) -> None:
-    lines = [x for x in DEFAULT_PACK.read_text().splitlines() if not x.startswith(("recommendations:", "corpus:"))]
-    path = tmp_path / "pack.yaml"
-    path.write_text("\n".join(lines))
-    document = (SHIPPED / "covid19-remdesivir.md").read_text(encoding="utf-8")
-    (tmp_path / "covid19-remdesivir.md").write_text(document, encoding="utf-8")
-    found = extract(Pack.load(path))
-    assert len(found) > 30
-    assert all(document[r.start : r.end] == r.quote for r in found)
-    assert any("200 mg" in r.text for r in found)
-    assert len({r.id for r in found}) == len(found)
 
 
 def test_a_document_that_directs_nothing_is_refused(pack: Path) -> None:
@@ -306,10 +352,10 @@ def test_two_documents_without_a_list(pack: Path) -> None:
     (pack.parent / "second.md").write_text("## 1. Route\nZolamide should be given by mouth.\n")
     found = extract(Pack.load(pack))
     assert [(r.id, r.source, r.version) for r in found] == [
-        ("second-1-1", "second.md", "2"),
-        ("guideline-1-1", "guideline.md", "2026-01"),
-        ("guideline-2-1", "guideline.md", "2026-01"),
-        ("guideline-3-1", "guideline.md", "2026-01"),
+        ("second-1-mouth", "second.md", "2"),
+        ("guideline-1-dose-daily", "guideline.md", "2026-01"),
+        ("guideline-2-days", "guideline.md", "2026-01"),
+        ("guideline-3-withheld-pregnancy", "guideline.md", "2026-01"),
     ]
     for r in found:
         assert (pack.parent / r.source).read_text()[r.start : r.end] == r.quote
@@ -348,11 +394,11 @@ def test_a_section_that_no_document_has_is_refused_with_all_their_names(pack: Pa
 
 def test_headings_with_and_without_numbers(pack: Path) -> None:
     edit(pack, "recommendations: recommendations.jsonl\n", "")
-    text = "# Zolamide\n## Summary\nStart early.\n## 1. Dose\nThe dose is 20 mg.\n"
+    text = "# Zolamide\n## Summary\nStart as early as possible.\n## 1. Dose\nThe dose is 20 mg.\n"
     (pack.parent / "guideline.md").write_text(text)
     found = extract(Pack.load(pack))
     assert [(r.id, r.section, r.text) for r in found] == [
-        ("h1-1", "h1", "Start early."), ("1-1", "1", "The dose is 20 mg."),
+        ("h1-start-early-possible", "h1", "Start as early as possible."), ("1-dose", "1", "The dose is 20 mg."),
     ]  # fmt: skip
 
 
@@ -363,16 +409,10 @@ def test_a_curated_row_may_name_a_heading_without_a_number(pack: Path) -> None:
     assert (found.section, found.heading) == ("h1", "Dose")
 
 
-def test_two_sections_with_one_number_are_refused(pack: Path) -> None:
+def test_rules_of_two_sections_with_one_number_have_ids_of_their_own(pack: Path) -> None:
     edit(pack, "recommendations: recommendations.jsonl\n", "")
-    (pack.parent / "guideline.md").write_text("## 1. Dose\nThe dose is 20 mg.\n## 1. Stop\nStop early.\n")
-    assert "two recommendations have the same id" in refusal(pack)
-
-
-def test_two_sections_with_one_number_are_named(pack: Path) -> None:
-    edit(pack, "recommendations: recommendations.jsonl\n", "")
-    (pack.parent / "guideline.md").write_text("## 1. Dose\nThe dose is 20 mg.\n## 1. Stop\nStop early.\n")
-    assert "1-1" in refusal(pack).removeprefix(str(pack))
+    (pack.parent / "guideline.md").write_text("## 1. Dose\nThe dose is 20 mg.\n## 1. Again\nThe dose is 30 mg.\n")
+    assert [r.id for r in extract(Pack.load(pack))] == ["1-dose", "1-dose-2"]
 
 
 # Scope terms
@@ -381,7 +421,7 @@ def test_two_sections_with_one_number_are_named(pack: Path) -> None:
 def test_scope_terms_fall_back_on_the_long_words_of_the_recommendations(pack: Path) -> None:
     own = Pack.load(pack)
     terms = scope_terms(own, extract(own))
-    assert terms == ["mumbles", "zolamide", "zlm", "adults", "pregnancy", "receive", "should", "withheld"]
+    assert terms == ["mumbles", "zolamide", "zlm", "adults", "pregnancy", "receive", "withheld"]
 
 
 def test_scope_terms_of_the_pack_win(pack: Path) -> None:

@@ -1,0 +1,163 @@
+"""Stage `corpus`: recorded and generated statements -> checked statements -> splits without leakage, and a data card.
+
+Statements come from the pack's corpus folder and from what a language model wrote in this run. They pass the checks of
+their form (`trainer.corpus`), of what they say, of near-duplicates, of what evaluation has (`trainer.verification`)
+and, where a judge is named, its judgement. Numeric vignettes with computed truth join the training split, and no other.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import Progress
+
+from monitor.segmentation import segment
+from trainer import corpus, judge, vignettes
+from trainer.artifacts import RunFolder, read_json_lines, write_json, write_rows
+from trainer.corpus import SplitSettings
+from trainer.datacard import Provenance, write_datacard
+from trainer.errors import CorpusError
+from trainer.guidelines import Pack
+from trainer.judge import JudgeOutcome
+from trainer.llm import Completer
+from trainer.settings import CorpusSettings
+from trainer.types import Example, Recommendation, Split
+from trainer.verification import run_checks
+
+Embed = Callable[[Sequence[str]], NDArray[np.float32]]
+#: What the checks found, as JSON.
+REPORT = "checks.json"
+
+
+def split_settings(pack: Pack, settings: CorpusSettings) -> SplitSettings:
+    """Return how the pack's statements are divided: its own held-out styles, where it names some."""
+    held_out = tuple(pack.spec.held_out_styles) or settings.split.held_out_styles
+    return replace(settings.split, held_out_styles=held_out)
+
+
+def _folders(pack: Pack, folder: RunFolder) -> list[Path]:
+    """Return the folders that hold statements.
+
+    Raises:
+        CorpusError: there is none.
+    """
+    found = [pack.corpus] if pack.spec.corpus else []
+    if any(folder.generated.glob(corpus.STATEMENT_FILES)):
+        found.append(folder.generated)
+    if not found:
+        raise CorpusError(
+            f"{pack.path}: no statements to learn from: name a `corpus` folder in the pack, or let a language model "
+            "write them: `guardline train --provider NAME` (see --estimate)"
+        )
+    return found
+
+
+def _writers(folder: RunFolder) -> dict[str, str]:
+    """Return which model wrote the generated statements of each style."""
+    return {
+        file.stem.removeprefix("llm_style_"): str(row["model"])
+        for file in folder.generated.glob(corpus.STATEMENT_FILES)
+        for row in read_json_lines(file)
+    }
+
+
+def _judged(
+    examples: Sequence[Example],
+    recommendations: Sequence[Recommendation],
+    pack: Pack,
+    writers: Sequence[str],
+    completer: Completer | None,
+    progress: Progress,
+) -> JudgeOutcome | None:
+    if completer is None:
+        return None
+    task = progress.add_task("corpus: judge", total=len(examples))
+    return judge.judge(
+        examples,
+        recommendations,
+        completer,
+        writers,
+        condition=pack.spec.condition,
+        treatment=pack.spec.treatment,
+        advance=lambda n: progress.advance(task, n),
+    )
+
+
+def numeric_vignettes(pack: Pack, recommendations: Sequence[Recommendation], n: int, seed: int) -> list[Example]:
+    """Return about `n` vignettes by the pack's rules, declared or read from its numbers; none where it has none."""
+    rules = vignettes.load_rules(pack, recommendations) if n > 0 else []
+    return vignettes.generate(rules, n, seed) if rules else []
+
+
+def run(
+    pack: Pack,
+    recommendations: Sequence[Recommendation],
+    folder: RunFolder,
+    settings: CorpusSettings,
+    embed: Embed,
+    progress: Progress,
+    completer: Completer | None = None,
+) -> dict[str, Any]:
+    """Run the stage; return what to say of it. `completer` is the judge, if there is to be one.
+
+    Raises:
+        CorpusError: no statements, or a file of them is not usable.
+        ProviderError, CostLimitReached: from the judge; what it answered is in its cache.
+    """
+    examples: list[Example] = []
+    rejected: list[corpus.Rejected] = []
+    for path in _folders(pack, folder):
+        found, refused = corpus.load(path, recommendations)
+        known = {e.id for e in examples}
+        examples += [e for e in found if e.id not in known]
+        rejected += refused
+        rejected += [
+            corpus.Rejected(e.id, path.name, "an id that another statement has", e.text) for e in found if e.id in known
+        ]
+    writers = _writers(folder)
+    judged = _judged(examples, recommendations, pack, list(writers.values()), completer, progress)
+    task = progress.add_task("corpus: checks", total=1)
+    own = split_settings(pack, settings)
+    answers = corpus.load_answers(pack.corpus) if pack.spec.corpus else []
+    outcome = run_checks(
+        examples,
+        recommendations,
+        lambda rows: corpus.split(rows, own),
+        embed if settings.embedding_duplicates else None,
+        [s.text for answer in answers for s in segment(str(answer["text"]))],
+        judged,
+        [name.lower() for name in pack.spec.names if name.isalpha()],
+        settings.checks,
+    )
+    progress.advance(task)
+    training = outcome.splits[Split.TRAIN]
+    rng = random.Random(own.seed)
+    drawn = numeric_vignettes(pack, recommendations, round(settings.vignettes * len(training)), rng.randrange(2**32))
+    splits = {**outcome.splits, Split.TRAIN: [*training, *(e.id for e in drawn)]}
+    write_rows(folder.statements, [*outcome.kept, *drawn])
+    write_rows(folder.rejected, [*rejected, *outcome.rejected])
+    write_json(folder.root / REPORT, outcome.report)
+    write_datacard(
+        folder,
+        outcome,
+        recommendations,
+        Provenance(
+            title=pack.spec.title or pack.spec.id,
+            condition=pack.spec.condition,
+            treatment=pack.spec.treatment,
+            sources=tuple(f"{s.title}, {s.version}" for s in pack.spec.sources),
+            written_by=writers,
+        ),
+    )
+    write_json(folder.splits, splits)
+    return {
+        "statements": len(outcome.kept),
+        "vignettes": len(drawn),
+        "rejected": len(rejected) + len(outcome.rejected),
+    } | {part.value: len(ids) for part, ids in splits.items()}
