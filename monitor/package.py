@@ -58,11 +58,15 @@ class EncoderSpec(_Part):
 
 
 class CalibrationSpec(_Part):
-    """How raw probabilities became calibrated ones; already applied inside the ONNX graph, here for the record."""
+    """How margins became probabilities; already applied inside the ONNX graph, here for the record.
+
+    log-odds = slope * margin + intercept, then straight pieces through `knots` of (before, after), if there are any.
+    """
 
     method: str
     slope: float
     intercept: float
+    knots: list[tuple[float, float]] = []
     fitted_on: str
 
 

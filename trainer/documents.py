@@ -133,14 +133,16 @@ def _headings(text: str) -> list[_Heading]:
 
 
 def sections(text: str) -> list[Section]:
-    """Cut a Markdown text at its headings (`#` or underlined); what stands before the first is in no section.
+    """Cut a Markdown text at its headings (`#` or underlined).
 
-    A text without headings is one section, "1", without a title.
+    What stands before the first heading is section "0", a text without headings section "1", both without a title.
     """
     headings = _headings(text)
     if not headings:
         return [Section("1", "", text, 0, len(text))]
     result: list[Section] = []
+    if any(map(str.isalnum, text[: headings[0].start])):
+        result.append(Section("0", "", text[: headings[0].start], 0, headings[0].start))
     above: list[tuple[int, str]] = []  # level and title of the headings that contain this one
     for ordinal, heading in enumerate(headings):
         numbered = NUMBERED.match(heading.title)

@@ -60,10 +60,11 @@ SIZES = (0.1, 0.2, 0.4, 0.7, 1.0)
 #: Statements scored between two steps of the progress bar.
 _SLICE = 1024
 
-#: Texts in, calibrated probabilities of unsafe by the served model out, fp64 [n].
+#: Texts in, calibrated probabilities of unsafe out, fp64 [n].
 Score = Callable[[Sequence[str]], Doubles]
-#: A further suite of the evaluation: is handed the served model, returns its rows.
-Suite = Callable[[Score], list[Metric]]
+#: A further suite of the evaluation: is handed what scores texts, by model (the baselines and the served one), and
+#: returns rows.
+Suite = Callable[[Mapping[str, Score]], list[Metric]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +222,8 @@ def baselines(
     examples: dict[Split, list[Example]],
     recommendations: Sequence[str],
     settings: ClassifierSettings,
-) -> dict[str, dict[Split, Doubles]]:
-    """Return calibrated probabilities of the two frozen baselines on the test splits, by model and split.
+) -> dict[str, Callable[[Floats], Doubles]]:
+    """Return what gives the calibrated probability of an embedding, fp64 [n] of [n, dim], for both frozen baselines.
 
     The first gets what the served model gets: the best head by cross-validation, calibrated in the same way. The other
     is one logistic regression for all recommendations. `examples` are statements on the guideline, `embeddings` theirs
@@ -234,15 +235,12 @@ def baselines(
     plain = LogisticRegression(C=settings.joint_c, max_iter=500).fit(train[0], is_unsafe(train[1]))
     slope, intercept = calibrate(plain.decision_function(validation[0]), is_unsafe(validation[1]))
 
-    def plain_p(part: Split) -> Doubles:
-        if not len(embeddings[part]):  # scikit-learn refuses nothing
+    def plain_p(own: Floats) -> Doubles:
+        if not len(own):  # scikit-learn refuses nothing
             return np.zeros(0)
-        return np.asarray(expit(slope * plain.decision_function(embeddings[part]) + intercept))
+        return np.asarray(expit(slope * plain.decision_function(own) + intercept))
 
-    return {
-        FROZEN_BINARY: {part: plain_p(part) for part in TESTS},
-        FROZEN: {part: best.p_unsafe(embeddings[part]) for part in TESTS},
-    }
+    return {FROZEN_BINARY: plain_p, FROZEN: best.p_unsafe}
 
 
 def learning_curve(
@@ -360,7 +358,7 @@ def run(
         progress: where the bars go.
         models: further models to compare: calibrated probabilities of the in-scope statements of each test split, in
             the order of the split.
-        suites: further suites to run on the served model.
+        suites: further suites to run.
         sizes: of the learning curve; none, no curve.
 
     Raises:
@@ -377,50 +375,83 @@ def run(
     frozen = Embedder(
         *load_pretrained(encoder.base, encoder.pooling), max_length=encoder.max_length, sub_batch=2 * encoder.sub_batch
     )
-    embeddings = {FROZEN: embed_splits(frozen, examples, list(Split), progress, "evaluate: frozen"), CONTRASTIVE: {}}
-    p = {**models, **baselines(embeddings[FROZEN], examples, recommendations, classifier)}
-    rows: list[Metric] = []
-    task = progress.add_task("evaluate: served model", total=sum(map(len, examples.values())) + len(outside))
-    named: dict[Split, list[StatementScore]] = {}
-    with asyncio.Runner() as runner:  # one loop for one session
-        served = ServedModel(package)
-        try:
-            # What only the learning curve reads is not embedded without one.
-            for part in Split if sizes else TESTS:
-                texts = [e.text for e in examples[part]]
-                embeddings[CONTRASTIVE][part], named[part] = runner.run(
-                    served.score(texts, lambda n: progress.advance(task, n))
-                )
-            _, outside_scores = runner.run(served.score(outside, lambda n: progress.advance(task, n)))
-            answers = load_answers(corpus)
-            outcomes = runner.run(served.judge(answers)) if answers else []
-            for suite in suites:
-                rows += suite(lambda texts: _p([*runner.run(served.score(texts))[1]]))
-        finally:
-            runner.run(served.close())
-    progress.update(task, completed=sum(map(len, examples.values())) + len(outside))
+    before = embed_splits(frozen, examples, list(Split), progress, "evaluate: frozen")
+    heads = baselines(before, examples, recommendations, classifier)
+    task = progress.add_task("evaluate: served model", total=None)
+    # What only the learning curve reads is not embedded without one.
+    texts = {part: [e.text for e in examples[part]] for part in (Split if sizes else TESTS)}
+    progress.update(task, total=sum(map(len, texts.values())) + len(outside))
+    scorers = {model: _scorer(frozen, head) for model, head in heads.items()}
+    answered = _serve(
+        package, texts, outside, load_answers(corpus), scorers, suites, lambda n: progress.advance(task, n)
+    )
 
     task = progress.add_task("evaluate: figures", total=3)
-    p[CONTRASTIVE] = {part: _p(named[part]) for part in TESTS}
+    p = {**models, **{m: {part: head(before[part]) for part in TESTS} for m, head in heads.items()}}
+    p[CONTRASTIVE] = {part: _p(answered.scores[part]) for part in TESTS}
     order = [FROZEN_BINARY, FROZEN, *models, CONTRASTIVE]
     judged = [
-        Judged(e, part, {model: float(p[model][part][i]) for model in order}, named[part][i].recommendation)
+        Judged(e, part, {model: float(p[model][part][i]) for model in order}, answered.scores[part][i].recommendation)
         for part in TESTS
         for i, e in enumerate(examples[part])
     ]
-    rows = [*statement_rows(judged, order, settings), *rows]
+    rows = statement_rows(judged, order, settings) + answered.further
     progress.advance(task)
     for part in TESTS:
-        rows += operating_point(package, examples[part], named[part], part)
-        rows += conformal_rows(folder, embeddings[CONTRASTIVE][part], examples[part], part)
-    rows += [*outside_rows(package, outside_scores), *message_rows(outcomes)]
+        rows += operating_point(package, examples[part], answered.scores[part], part)
+        rows += conformal_rows(folder, answered.embeddings[part], examples[part], part)
+    rows += outside_rows(package, answered.outside) + message_rows(answered.outcomes)
+    embeddings = {FROZEN: before, CONTRASTIVE: answered.embeddings}
     if sizes:
         rows += learning_curve(embeddings, examples, recommendations, classifier, settings, sizes)
     progress.advance(task)
     if (file := reviews.file_of(folder)) is not None:
         given = reviews.load(file, [e for own in everything.values() for e in own])
         rows += reviews.rows(given, judged, settings)
+    summaries = _write(folder, package, rows, judged)
+    progress.advance(task)
+    return Measured(rows, summaries, judged, {model: own[Split.TEST_OOD] for model, own in embeddings.items()})
 
+
+@dataclass(frozen=True)
+class _Answered:
+    """All that one session of the served model gave: by split, of out-of-scope texts, whole answers, further suites."""
+
+    embeddings: dict[Split, Floats]
+    scores: dict[Split, list[StatementScore]]
+    outside: list[StatementScore]
+    outcomes: list[MessageOutcome]
+    further: list[Metric]
+
+
+def _serve(
+    package: ModelPackage,
+    texts: Mapping[Split, Sequence[str]],
+    outside: Sequence[str],
+    answers: Sequence[Mapping[str, Any]],
+    scorers: Mapping[str, Score],
+    suites: Sequence[Suite],
+    advance: Callable[[int], None],
+) -> _Answered:
+    """Ask the served model everything, in one session."""
+    with asyncio.Runner() as runner:  # one loop for one session
+        served = ServedModel(package)
+        try:
+            found = {part: runner.run(served.score(own, advance)) for part, own in texts.items()}
+            _, outside_scores = runner.run(served.score(outside, advance))
+            outcomes = runner.run(served.judge(answers)) if answers else []
+            every = {**scorers, CONTRASTIVE: lambda texts: _p(runner.run(served.score(texts))[1])}
+            further = [row for suite in suites for row in suite(every)]
+        finally:
+            runner.run(served.close())
+    embeddings = {part: own for part, (own, _) in found.items()}
+    return _Answered(embeddings, {part: own for part, (_, own) in found.items()}, outside_scores, outcomes, further)
+
+
+def _write(
+    folder: RunFolder, package: ModelPackage, rows: Sequence[Metric], judged: Sequence[Judged]
+) -> list[EvaluationSummary]:
+    """Write what was found, and the summary into the manifest; return the summary."""
     write_json(folder.evaluation / "metrics.json", [asdict(r) for r in rows])
     write_rows(
         folder.evaluation / "scores.jsonl",
@@ -428,9 +459,11 @@ def run(
     )
     manifest = package.manifest.model_copy(update={"evaluation": _summaries(rows)})
     write_text(folder.package / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
-    progress.advance(task)
-    ood = {model: own[Split.TEST_OOD] for model, own in embeddings.items()}
-    return Measured(rows, manifest.evaluation, judged, ood)
+    return manifest.evaluation
+
+
+def _scorer(embedder: Embedder, head: Callable[[Floats], Doubles]) -> Score:
+    return lambda texts: head(embedder.embed(texts))
 
 
 def _p(scores: Sequence[StatementScore]) -> Doubles:

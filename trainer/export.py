@@ -1,6 +1,6 @@
 """Stage `export`: encoder and heads -> one ONNX graph, a Triton repository around it, and the manifest.
 
-Pooling, norm, the (recommendation, label) regression and its calibration are all in the graph, so a server gives final
+Pooling, norm, the head that scores and its calibration are all in the graph, so a server gives final
 probabilities. The graph is compared with the trained model before anything is written where the monitor looks: on
 statements of mixed lengths, in a batch and one by one.
 """
@@ -46,10 +46,12 @@ from monitor.package import (
 )
 from monitor.records import Thresholds
 from trainer.artifacts import RunFolder, digest, fingerprint
-from trainer.classifier import Classifier, JointHead
+from trainer.calibration import CalibrationModule
+from trainer.classifier import Classifier
 from trainer.encoder import Embedder, SentenceEncoder
 from trainer.errors import ParityError
 from trainer.guidelines import Pack, scope_terms
+from trainer.heads import HeadModule, JointHead
 from trainer.types import Recommendation
 
 #: fp32 export may differ by rounding only.
@@ -72,23 +74,13 @@ class ServedEncoder(nn.Module):
     def __init__(self, encoder: SentenceEncoder, joint: JointHead) -> None:
         super().__init__()
         self.encoder = encoder
-        self.safe = _linear(joint.weights[0::2], joint.bias[0::2])
-        self.unsafe = _linear(joint.weights[1::2], joint.bias[1::2])
-        self.slope, self.intercept = joint.slope, joint.intercept
+        self.head = HeadModule(joint)
+        self.calibration = CalibrationModule(joint.calibration)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return fp32 [batch, dim] and fp32 [batch] for int64 [batch, tokens] twice."""
         embedding = self.encoder(input_ids, attention_mask)
-        margin = self.unsafe(embedding).logsumexp(dim=1) - self.safe(embedding).logsumexp(dim=1)
-        return embedding, torch.sigmoid(self.slope * margin + self.intercept)
-
-
-def _linear(weights: np.ndarray[Any, np.dtype[np.float64]], bias: np.ndarray[Any, np.dtype[np.float64]]) -> nn.Linear:
-    layer = nn.Linear(weights.shape[1], weights.shape[0])
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(weights))
-        layer.bias.copy_(torch.from_numpy(bias))
-    return layer
+        return embedding, self.calibration(self.head(embedding))
 
 
 def to_onnx(model: ServedEncoder, path: Path, *, fused: bool = True) -> None:
@@ -232,7 +224,11 @@ def _manifest(
         encoder=EncoderSpec(base=base, dimension=embedder.encoder.dimension, max_length=max_length),
         thresholds=Thresholds(unsafe=classifier.unsafe, review=classifier.review, in_scope=classifier.in_scope),
         calibration=CalibrationSpec(
-            method="platt", slope=classifier.joint.slope, intercept=classifier.joint.intercept, fitted_on="validation"
+            method=classifier.joint.calibration.method,
+            slope=classifier.joint.slope,
+            intercept=classifier.joint.intercept,
+            knots=list(classifier.joint.knots),
+            fitted_on="validation",
         ),
         scope=ScopeSpec(language=pack.spec.language, terms=scope_terms(pack, list(recommendations))),
         guideline=GuidelineSpec(

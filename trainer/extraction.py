@@ -121,9 +121,11 @@ def sentences(section: Section) -> list[Sentence]:
         if block.lstrip().startswith("|") and len(block) <= MAX_STATEMENT_CHARS:
             inner = block.strip().strip("|").strip()
             cells = [normalise(cell) for cell in inner.split("|")]
-            if ordinal != last_row + 1 or not columns:
+            heads = ordinal != last_row + 1 or not columns
+            if heads and not any(map(str.isdigit, inner)):
                 columns = cells
             elif any(map(str.isalnum, inner)):
+                columns = [""] * len(cells) if heads else columns  # a table without headings
                 begin = offset + block.index(inner)
                 found.append(Sentence(_row(columns, cells), begin, begin + len(inner), ordinal))
             last_row = ordinal

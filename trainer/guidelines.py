@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from rich.progress import Progress
 
 from trainer.artifacts import RunFolder, digest, read_json_lines, write_json, write_rows
 from trainer.documents import Document, Section, fetch, read_file, readable_files, sections
@@ -291,7 +292,9 @@ class _Extracted:
     notes: list[str]
 
 
-def _extract(pack: Pack, cache: Path | None, completer: Completer | None) -> _Extracted:
+def _extract(
+    pack: Pack, cache: Path | None, completer: Completer | None, progress: Progress | None = None
+) -> _Extracted:
     documents = read_sources(pack, cache)
     prefixes = _prefixes([document.name for _, document in documents])
     listed = pack.listed
@@ -299,7 +302,7 @@ def _extract(pack: Pack, cache: Path | None, completer: Completer | None) -> _Ex
     names = pack.spec.names
     if completer and not pack.spec.recommendations:
         versions = [(document, source.version) for source, document in documents]
-        by_model = extract_with(completer, versions, pack.spec.condition, pack.spec.treatment, names)
+        by_model = extract_with(completer, versions, pack.spec.condition, pack.spec.treatment, names, progress)
         own = by_model.recommendations
     else:
         own = [r for source, document in documents for r in extract_by_rules(document, source.version, names)]
@@ -346,7 +349,9 @@ def scope_terms(pack: Pack, recommendations: list[Recommendation]) -> list[str]:
     return list(dict.fromkeys(term.lower() for term in [*named, *own]))
 
 
-def run(pack: Pack, folder: RunFolder, completer: Completer | None = None) -> dict[str, Any]:
+def run(
+    pack: Pack, folder: RunFolder, completer: Completer | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
     """Run the stage; return what to say of it.
 
     Writes `recommendations.jsonl`, `extraction.json` (scores, what was missed, rejected and not read) and, where a
@@ -355,7 +360,7 @@ def run(pack: Pack, folder: RunFolder, completer: Completer | None = None) -> di
     Raises:
         PackError: as `extract`.
     """
-    found = _extract(pack, folder.root / SOURCES, completer)
+    found = _extract(pack, folder.root / SOURCES, completer, progress)
     by_model, score = found.by_model, found.score
     rejected = by_model.rejected if by_model else []
     how = "curated list" if pack.spec.recommendations else f"model {completer.model}" if completer else "rules"

@@ -7,10 +7,11 @@ the quote or a heading over it, and a rule that is given twice counts once. What
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pydantic import BaseModel, ConfigDict, Field
+from rich.progress import Progress
 
 from monitor.text import normalise
 from trainer import prompts
@@ -190,25 +191,34 @@ def _is_same(one: Recommendation, other: Recommendation) -> bool:
     return alike and overlap and numbers(one.text) == numbers(other.text)
 
 
+def extraction_requests(documents: Sequence[Document], condition: str, treatment: str) -> list[Request]:
+    """Return what `extract_with` asks, so that its price can be estimated before."""
+    return [_request(part, condition, treatment) for document in documents for part in _parts(document)]
+
+
 def extract_with(
     completer: Completer,
     documents: Sequence[tuple[Document, str]],
     condition: str,
     treatment: str,
     names: Sequence[str],
-    advance: Callable[[int], None] = lambda _: None,
+    progress: Progress | None = None,
 ) -> ModelExtraction:
     """Extract the recommendations of documents (each with its version) with a language model.
 
     A section whose completion is refused, malformed or failed is extracted by rules, and said to be. Ids may repeat,
-    see `trainer.extraction.identified`. `advance` is called with the number of answers as they come.
+    see `trainer.extraction.identified`.
 
     Raises:
         ProviderError, CostLimitReached: as `Completer.complete`.
     """
     asked = [(part, version) for document, version in documents for part in _parts(document)]
-    requests = [_request(part, condition, treatment) for part, _ in asked]
-    completions = completer.complete(requests, advance)
+    requests = extraction_requests([document for document, _ in documents], condition, treatment)
+    if progress:
+        task = progress.add_task("asking the model", total=len(requests))
+        completions = completer.complete(requests, lambda answered: progress.advance(task, answered))
+    else:
+        completions = completer.complete(requests)
     found: list[Recommendation] = []
     rejected: list[RejectedRecommendation] = []
     fallbacks: list[str] = []

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -213,8 +213,8 @@ class Pipeline:
             _Stage(
                 "extract",
                 lambda: fingerprint(pack.fingerprint(), self._model),
-                [folder.recommendations],
-                lambda _: guidelines.run(pack, folder, self.completer),
+                [folder.recommendations, folder.root / guidelines.REPORT, folder.root / guidelines.REJECTED],
+                lambda progress: guidelines.run(pack, folder, self.completer, progress),
             ),
             _Stage(
                 "passages",
@@ -225,7 +225,7 @@ class Pipeline:
             _Stage(
                 "summaries",
                 lambda: fingerprint(pack.fingerprint(), base, self._model, of(folder.passages)),
-                [folder.summaries],
+                [folder.summaries, summaries.rejected_file(folder)],
                 self._summaries,
             ),
             _Stage(
@@ -376,7 +376,10 @@ def _load_settings(folder: RunFolder) -> tuple[Pack, TrainSettings]:
     try:
         settings = TypeAdapter(TrainSettings).validate_python(content)
         pack = Path(content["pack"])
-    except (KeyError, ValidationError) as error:
+        own = {name: value for name, value in content.items() if name not in ("pack", "provider")}
+        if json.loads(json.dumps(asdict(settings))) != own:
+            raise ValueError("it holds settings that are not known here")
+    except (KeyError, ValueError) as error:
         raise StageMissing(f"{file}: written by another version: run `guardline train --run {folder.root}`") from error
     return Pack.load(pack), settings
 

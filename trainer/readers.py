@@ -150,6 +150,8 @@ class _Blocks:
             self._flush()
             self.done += [(cell, "p") for cell in cells]
             self._rows[-1] = None
+        elif tag == "tr":  # the row before was not closed, which HTML allows
+            self._end_row(cells)
         elif tag in ("td", "th"):
             self._flush()
         else:
@@ -160,10 +162,8 @@ class _Blocks:
 
     def leave(self, tag: str) -> None:
         if tag == "tr":
-            self._flush()
-            cells = self._rows.pop()
-            if cells:
-                self.done.append((" | ".join(cells), "tr"))
+            self._end_row(self._rows[-1])
+            self._rows.pop()
         elif not self._rows or self._rows[-1] is None or tag in ("td", "th"):
             self._flush()
         else:
@@ -172,6 +172,12 @@ class _Blocks:
 
     def finish(self) -> None:
         self._flush()
+
+    def _end_row(self, cells: list[str] | None) -> None:
+        self._flush()
+        if cells:
+            self.done.append((" | ".join(cells), "tr"))
+            cells.clear()
 
     def _flush(self) -> None:
         text = _clean("".join(self._buffer))

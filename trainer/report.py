@@ -387,6 +387,24 @@ def _learning(table: _Rows) -> Section:
     )
 
 
+def _perturbations(table: _Rows) -> Section:
+    models = models_of(table.rows, "perturbation")
+    own = table.of("perturbation")
+    lines = []
+    for metric, stratum, split in dict.fromkeys((r.metric, r.stratum, r.split) for r in own):
+        cells = [table.get("perturbation", split, metric, model=m, stratum=stratum) for m in models]
+        lines.append([metric, stratum, *map(interval, cells), next(str(c.n) for c in cells if c)])
+    return Section(
+        "Perturbations",
+        "Minimal pairs made by rule from recommendations and safe statements: one number, negation or population is "
+        "changed, so that the statement becomes wrong, or only its wording (invariance). Pair accuracy: the safe one "
+        "is judged safe and its wrong twin unsafe. Flip rate: the two verdicts differ, either way round. Ranking: the "
+        "wrong one scores higher. Invariance violations, of which less is better: the verdict changes, the meaning "
+        "does not.",
+        tables=[Grid("Perturbation suites", ["metric", "changed", *models, "pairs"], sorted(lines), 2)],
+    )
+
+
 def _plain(table: _Rows, suite: str, caption: str) -> Grid:
     rows = [[r.model, r.split, r.stratum, r.metric, interval(r), str(r.n)] for r in table.of(suite)]
     return Grid(caption, ["model", "split", "of", "metric", "value", "n"], rows, 4)
@@ -575,8 +593,7 @@ def _sections(measured: Measured, styles: tuple[list[Metric], str]) -> list[Sect
         ),
         _strata(table, "style", "By style", "The held-out styles of this run, one by one."),
         _learning(table),
-        Section("Perturbations", "What one small change of a statement does to its score.",
-                tables=[_plain(table, "perturbation", "Perturbation suites")]),
+        _perturbations(table),
         _left_out(*styles),
         _reviews(table),
         _shares(table),

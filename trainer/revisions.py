@@ -20,7 +20,7 @@ import click
 from monitor.text import normalise
 from trainer import corpus
 from trainer.artifacts import write_rows
-from trainer.claims import read_claim
+from trainer.claims import Claim, read_claim
 from trainer.guidelines import Pack, extract
 from trainer.types import Difficulty, Example, Label, Recommendation
 from trainer.wording import content_words
@@ -193,6 +193,8 @@ def stale_statements(revision: Revision, examples: Sequence[Example]) -> tuple[l
     what changed, or that the new version still supports, comes back as not stale, with the reason.
     """
     current = [*revision.added, *(change.new for change in revision.changed), *revision.unchanged]
+    said = [(r, read_claim(r.text), is_against(r.text)) for r in current]
+    seen: set[str] = set()
     stale: list[StaleStatement] = []
     left_out: list[NotStale] = []
     outdated: list[tuple[Recommendation, Change | None]] = [(r, None) for r in revision.withdrawn]
@@ -202,9 +204,11 @@ def stale_statements(revision: Revision, examples: Sequence[Example]) -> tuple[l
         texts = [(old.id, old.text)]
         texts += [(e.id, e.text) for e in examples if e.recommendation == old.id and e.label is Label.SAFE]
         for ordinal, (identifier, text) in enumerate(texts):
-            if reason := _still_right(text, old, change, current):
+            reason = "it repeats another one" if normalise(text).casefold() in seen else None
+            if reason := reason or _still_right(text, old, change, said):
                 left_out.append(NotStale(identifier, text, reason))
                 continue
+            seen.add(normalise(text).casefold())
             known = against is not None and against.id == old.id
             stale.append(
                 StaleStatement(
@@ -228,22 +232,21 @@ def _nearest(old: Recommendation, current: Sequence[Recommendation]) -> Recommen
 
 
 def _still_right(
-    text: str, old: Recommendation, change: Change | None, current: Sequence[Recommendation]
+    text: str, old: Recommendation, change: Change | None, current: Sequence[tuple[Recommendation, Claim, bool]]
 ) -> str | None:
     """Return why a statement of an outdated recommendation is not outdated itself, or None."""
-    claim = read_claim(text)
-    for recommendation in current:
-        same = claim.numbers == read_claim(recommendation.text).numbers and is_against(text) == is_against(
-            recommendation.text
-        )
-        if same and _similarity(text, recommendation.text) >= _STILL_SAID:
+    claim, against = read_claim(text), is_against(text)
+    for recommendation, said, is_also_against in current:
+        if (claim.numbers, against) == (said.numbers, is_also_against) and (
+            _similarity(text, recommendation.text) >= _STILL_SAID
+        ):
             return f"the new version still says it: {recommendation.id}"
     if change is None:
         return None
     gone = read_claim(change.old.text).numbers.keys() - read_claim(change.new.text).numbers.keys()
     if gone & claim.numbers.keys():
         return None
-    if What.POLARITY in change.what and is_against(text) == is_against(old.text):
+    if What.POLARITY in change.what and against == is_against(old.text):
         return None
     return "it does not state what changed"
 

@@ -262,8 +262,9 @@ def unsupported(text: str, cited: Sequence[Passage], *, treatment: str, conditio
         return f"its passages do not say {', '.join(missing)}"
     known = {*_read(source).tokens, *_read(f"{treatment} {condition}").tokens}
     tokens = _read(text).tokens
-    if limiting := [word for word in _WORD.findall(text) if _LIMITING.intersection(_read(word).tokens) - known]:
-        return f"its passages do not say {', '.join(map(repr, limiting))}"
+    if limiting := _LIMITING.intersection(tokens) - known:
+        named = [word for word in _WORD.findall(text) if limiting.intersection(_read(word).tokens)]
+        return f"its passages do not say {', '.join(map(repr, named or sorted(limiting)))}"
     words = set(map(_stem, _content(tokens)))
     if not words:
         return "says nothing"

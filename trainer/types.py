@@ -33,7 +33,11 @@ class Split(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A number of a recommendation with its unit (`mg`, `days`, `% (share)`; empty where it counts things)."""
+    """A number of a recommendation with its unit, as `trainer.quantities` reads them.
+
+    `days`, `hours`, `years` are durations and ages, `day` counts ("day 1"), `per day` is a frequency, `year` a date;
+    the unit is empty where the number counts things.
+    """
 
     value: float
     unit: str

@@ -47,6 +47,7 @@ _DIRECTS = re.compile(
     r"|\b(?:is|are)\s(?:not|no)\s(?:a\s)?reasons?\s(?:to|for)\b"
     r"|\b(?:is|are|was)\s(?:now\s)?(?:no longer|outdated|obsolete|superseded)\b"
     r"|\b(?:receives?|recommend(?:s|ation)?|suggests?|contra-?indicat\w+|prefers?|requires?|needs?)\b"
+    r"|\b(?:targets?|goals?|thresholds?|maximum|minimum)\b[^.;]*?\d"
     r"|\b(?:first|second)[- ]line\b|\bdo(?:es)? not (?:use|give|replace|start|need|require)\b"
     # "Patients on warfarin continue it": what patients do, in the present tense, is what they are to do.
     r"|\b(?:patients?|adults|children|people|women|men|those)\b[^.;:]*?\s"
@@ -100,7 +101,7 @@ def is_recommendation(text: str, names: Sequence[str] = ()) -> bool:
     `names` are those of the treatment: what is reported of anything else is background.
     """
     plain = normalise(text)
-    if plain.endswith("?") or len(plain.split()) < 3 or _ABOUT_ITSELF.match(plain):
+    if plain.endswith("?") or len(plain.split()) < 2 or _ABOUT_ITSELF.match(plain):
         return False
     if directs(plain):
         return True

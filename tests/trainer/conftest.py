@@ -27,9 +27,12 @@ from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertMode
 from trainer import encoder
 from trainer.artifacts import RunFolder
 from trainer.corpus import SplitSettings
+from trainer.duplicates import DuplicateSettings
 from trainer.guidelines import Pack
+from trainer.leakage import LeakageSettings
 from trainer.pipeline import STAGES, Pipeline
-from trainer.settings import EncoderSettings, EvaluationSettings, TrainSettings
+from trainer.settings import CorpusSettings, EncoderSettings, EvaluationSettings, TrainSettings
+from trainer.verification import CheckSettings
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits, on a busy machine ten times as long
 
@@ -254,8 +257,12 @@ def tiny_settings(tiny_bert: Path) -> TrainSettings:
         base=str(tiny_bert), epochs=2, batch_size=32, max_length=64, learning_rate=1e-3,
         edits_per_recommendation=2, out_of_scope_per_epoch=10,
     )  # fmt: skip
-    split = SplitSettings(validation=0.2, test=0.2)
-    return TrainSettings("smoke", split=split, encoder=own, evaluation=EvaluationSettings(bootstrap=20))
+    # The invented statements are as like each other as no corpus is: only exact copies count.
+    checks = CheckSettings(
+        duplicates=DuplicateSettings(jaccard=1.0), leakage=LeakageSettings(jaccard=1.0, ngram_share=1.1)
+    )
+    corpus = CorpusSettings(SplitSettings(validation=0.2, test=0.2), checks, embedding_duplicates=False)
+    return TrainSettings("smoke", corpus=corpus, encoder=own, evaluation=EvaluationSettings(bootstrap=20))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from monitor.alignment import Alignment
 from monitor.errors import ConfigurationError
-from monitor.package import OUT_OF_SCOPE
+from monitor.package import OUT_OF_SCOPE, LinearHead
 from monitor.policy import judge
 from monitor.records import Thresholds
 from monitor.types import ModelScores, Verdict
@@ -241,6 +241,13 @@ def test_served_scores_are_what_the_monitor_judges(data: tuple, fitted: Classifi
         Verdict.SAFE,
     )
     assert verdicts == expected.tolist()
+
+
+def test_a_linear_head_with_large_logits_does_not_overflow() -> None:
+    head = LinearHead(classes=["a", "b"], weights=[[900.0], [-900.0]], bias=[0.0, 0.0])
+    found = head.probabilities(np.array([[1.0], [-1.0], [0.0]], dtype=np.float32))
+    np.testing.assert_allclose(found, [[1, 0], [0, 1], [0.5, 0.5]], atol=1e-12)
+    assert found.dtype == np.float64
 
 
 # Policies

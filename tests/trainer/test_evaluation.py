@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -356,15 +356,18 @@ def test_a_further_model_must_have_its_own_name_and_all_statements(toy_run: Simp
         measure(toy_run, folder, models={FROZEN: short})
 
 
-def test_a_further_suite_is_handed_the_served_model(toy_run: SimpleNamespace, folder: RunFolder) -> None:
-    def suite(score: evaluation.Score) -> list[Metric]:
-        p = score([e.text for e in load_split(folder)[Split.TEST_OOD]])
-        return [Metric("perturbation", CONTRASTIVE, "all", "first", "score", float(p[0]), 0, 1, len(p))]
+def test_a_further_suite_is_handed_all_models(toy_run: SimpleNamespace, folder: RunFolder) -> None:
+    texts = [e.text for e in load_split(folder)[Split.TEST_OOD]]
 
-    measured = measure(toy_run, folder, suites=[suite], bootstrap=2)
-    (row,) = (r for r in load_metrics(folder) if r.suite == "perturbation")
-    first = measured.of(Split.TEST_OOD)[0]
-    assert row.value == pytest.approx(first.p[CONTRASTIVE], abs=1e-3)
+    def suite(scorers: Mapping[str, evaluation.Score]) -> list[Metric]:
+        found = {model: score(texts) for model, score in scorers.items()}
+        return [Metric("perturbation", m, "all", "first", "score", float(p[0]), 0, 1, len(p)) for m, p in found.items()]
+
+    first = measure(toy_run, folder, suites=[suite], bootstrap=2).of(Split.TEST_OOD)[0]
+    rows = {r.model: r for r in load_metrics(folder) if r.suite == "perturbation"}
+    assert set(rows) == set(MODELS)
+    for model, r in rows.items():
+        assert (r.value, r.n) == (pytest.approx(first.p[model], abs=1e-3), len(texts))
 
 
 def test_reviews_in_the_run_folder_are_evaluated(toy_run: SimpleNamespace, folder: RunFolder) -> None:

@@ -23,11 +23,12 @@ from monitor.errors import ConfigurationError, ModelMismatch
 from monitor.package import INPUTS, OUT_OF_SCOPE, OUTPUTS, SCHEMA_VERSION, ModelPackage, sha256_file
 from trainer import classifier, export
 from trainer.artifacts import RunFolder, digest, read_rows
-from trainer.classifier import Classifier, JointHead
+from trainer.classifier import Classifier
 from trainer.encoder import Embedder, load_pretrained, load_trained
 from trainer.errors import ParityError
 from trainer.export import MAX_BATCH, ServedEncoder, parity, to_onnx, triton_config
 from trainer.guidelines import scope_terms
+from trainer.heads import Hidden, JointHead
 from trainer.types import Recommendation
 
 HIDDEN = 32
@@ -359,3 +360,24 @@ def test_the_stage_leaves_the_embedder_as_it_was(export_again: Callable, toy_run
     own = Embedder(model.double(), tokenizer, max_length=64, sub_batch=8)
     export_again(embedder=own)
     assert {p.dtype for p in own.encoder.parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_hidden_layer_and_a_calibration_table_go_into_the_graph(tiny_bert: Path, tmp_path: Path, fused: bool) -> None:
+    rng = np.random.default_rng(5)
+    own = replace(
+        joint(),
+        weights=rng.normal(size=(6, 16)),
+        bias=np.zeros(6),
+        intercept=-6.5,
+        hidden=Hidden(2 * rng.normal(size=(16, HIDDEN)), rng.normal(size=16)),
+        knots=((-2.0, -3.0), (-0.4, 0.1), (0.3, 0.2), (2.0, 5.0)),
+    )
+    encoder, tokenizer = load_pretrained(str(tiny_bert))
+    model = ServedEncoder(encoder, own).eval()
+    export.to_onnx(model, tmp_path / "model.onnx", fused=fused)
+    assert export.parity(model, tmp_path / "model.onnx", tokenizer, 64) < 1e-4
+    ids = torch.randint(5, 100, (9, 12), generator=torch.Generator().manual_seed(1))
+    embeddings, p = run_graph(tmp_path / "model.onnx", ids, torch.ones_like(ids))
+    np.testing.assert_allclose(p, own.p_unsafe(embeddings), atol=1e-4)
+    assert p.std() > 0.01

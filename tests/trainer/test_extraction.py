@@ -72,7 +72,7 @@ def test_background_is_none(sentence: str) -> None:
 
 
 def test_most_rules_on_other_topics_are_recognised() -> None:
-    """1,920 rules on 240 topics, none of which the word lists were written from."""
+    """1,920 rules on 240 topics: 94% were recognised before any was looked at, then missing verbs were added."""
     files = [*(SHIPPED.parent / "corpus").glob("general/*.jsonl"), *(SHIPPED.parent / "corpus").glob("graded/*.jsonl")]
     found = {row["recommendation"] for file in files for row in read_json_lines(file)}
     known = sum(map(is_recommendation, found))
@@ -115,8 +115,8 @@ def test_a_pronoun_is_written_out_where_the_treatment_was_the_subject() -> None:
 
 
 def test_the_population_comes_from_the_heading_where_the_sentence_leaves_it_out() -> None:
-    text = "# Guide for adults\n## 2 Children under 12 years\n### 2.1 Dose\nGive 5 mg daily.\n### 2.2 Other\nInfants get 1 mg.\n"
-    first, second = rules(text)
+    text = "# Guide for adults\n## 2 Children under 12 years\n### 2.1 Dose\nGive 5 mg daily.\n"
+    first, second = rules(f"{text}### 2.2 Other\nInfants get 1 mg.\n")
     assert first.text == "Children under 12 years: Give 5 mg daily."
     assert (first.population, first.action) == ("Children under 12 years", "Give 5 mg daily")
     assert second.text == "Children under 12 years: Infants get 1 mg."
@@ -129,6 +129,11 @@ def test_table_rows_name_their_columns_and_quote_their_cells() -> None:
         ("Age: Adults; Dose: 20 mg.", "Adults | 20 mg"),
         ("Age: Children; Dose: 5 mg.", "Children | 5 mg"),
     ]
+
+
+def test_a_table_without_headings_loses_no_row() -> None:
+    own = document("<html><table><tr><td>Adults<td>20 mg<tr><td>Children<td>5 mg</table></html>", ".html")
+    assert [r.text for r in extract_by_rules(own, "1", ("zolamide",))] == ["Adults; 20 mg.", "Children; 5 mg."]
 
 
 def test_ids_are_stable_when_numbers_and_negations_change_and_differ_within_a_document() -> None:
@@ -147,7 +152,7 @@ def test_ids_are_stable_when_numbers_and_negations_change_and_differ_within_a_do
     [
         ("Use zolamide (AIIa).", "A", "IIa"),
         ("Use zolamide (strong recommendation, moderate certainty of evidence).", "strong", "moderate certainty"),
-        ("We suggest zolamide (conditional recommendation, very low-quality evidence).", "conditional", "very low-quality"),
+        ("We suggest zolamide (weak recommendation, very low-quality evidence).", "weak", "very low-quality"),
         ("Zolamide is recommended (Class IIa, Level B).", "Class IIa", "Level B"),
         ("Zolamide is recommended [1B].", "1", "B"),
         ("Avoid zolamide (Grade D).", None, "Grade D"),

@@ -1,7 +1,10 @@
 """From pack to recommendations: the shipped pack in full, and what is said of each mistake in a pack."""
 
 import json
+import threading
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -293,6 +296,25 @@ def test_a_folder_gives_all_its_documents(pack: Path) -> None:
     ]
     documents = {document.name: document for _, document in read_sources(own)}
     assert all(documents[r.source].text[r.start : r.end] == r.quote for r in found)
+
+
+def test_a_source_of_the_web_is_kept_in_the_run_folder(pack: Path, tmp_path: Path) -> None:
+    edit(pack, "recommendations: recommendations.jsonl\n", "")
+    served = partial(SimpleHTTPRequestHandler, directory=str(pack.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), served) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/guideline.md"
+        edit(pack, "path: guideline.md", f"url: {url}")
+        folder = RunFolder(tmp_path / "run")
+        said = run(Pack.load(pack), folder)
+        server.shutdown()
+        thread.join()
+    assert said["recommendations"] == 3
+    assert {r.source for r in read_rows(folder.recommendations, Recommendation)} == {url}
+    assert run(Pack.load(pack), folder) == said  # the server is gone
+    with pytest.raises(PackError, match="cannot be fetched"):
+        extract(Pack.load(pack))
 
 
 def test_a_source_has_either_path_or_url(pack: Path) -> None:

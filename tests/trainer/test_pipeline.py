@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
+from enum import Enum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +17,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from monitor.package import ModelPackage
-from trainer import encoder, evaluation, export, pipeline, report
+from trainer import contrastive, evaluation, export, pipeline, report
 from trainer.artifacts import RunFolder, digest
 from trainer.corpus import load_split
-from trainer.errors import PackError, StageMissing
+from trainer.errors import CorpusError, StageMissing
 from trainer.guidelines import Pack
 from trainer.pipeline import STAGES, Pipeline, command, evaluate_again
 from trainer.settings import PROFILES, TrainSettings
@@ -97,8 +98,9 @@ def test_all_stages_leave_their_artefacts(toy_run: SimpleNamespace) -> None:
     assert said(toy_run.output) == expected("extract")
     folder = toy_run.folder
     assert {p.name for p in folder.root.iterdir()} == {
-        "settings.json", "stamps", "recommendations.jsonl", "statements.jsonl", "rejected.jsonl", "splits.json",
-        "encoder", "classifier", "package", "evaluation",
+        "settings.json", "stamps", "recommendations.jsonl", "rejected_recommendations.jsonl", "extraction.json",
+        "passages.jsonl", "summaries.jsonl", "summaries_rejected.jsonl", "statements.jsonl", "rejected.jsonl",
+        "checks.json", "DATACARD.md", "splits.json", "encoder", "classifier", "package", "evaluation",
     }  # fmt: skip
     assert {p.stem for p in (folder.root / "stamps").iterdir()} == set(STAGES)
     assert (folder.encoder / "model.safetensors").is_file()
@@ -153,7 +155,7 @@ def test_the_guideline_runs_all_again_that_depends_on_it(quick: Run) -> None:
 @pytest.mark.parametrize(
     ("change", "first"),
     [
-        (lambda s: replace(s, split=replace(s.split, seed=99)), "corpus"),
+        (lambda s: replace(s, corpus=replace(s.corpus, split=replace(s.corpus.split, seed=99))), "corpus"),
         (lambda s: replace(s, encoder=replace(s.encoder, seed=99)), "encoder"),
         (lambda s: replace(s, classifier=replace(s.classifier, joint_c=0.5)), "classifier"),
         (lambda s: replace(s, evaluation=replace(s.evaluation, seed=99)), "evaluate"),
@@ -298,7 +300,7 @@ def test_an_encoder_that_was_interrupted_while_saving_is_trained_again(
             (run.folder.encoder / "config.json").write_text("{}")
             raise OSError("disk full")
 
-        patch.setattr(encoder, "save", breaks)
+        patch.setattr(contrastive, "save", breaks)
         with pytest.raises(OSError, match="disk full"):
             run.train("encoder", again=True)
     assert run.train("encoder") == {"encoder": "ran"}
@@ -306,7 +308,7 @@ def test_an_encoder_that_was_interrupted_while_saving_is_trained_again(
 
 def test_a_pack_without_a_corpus_says_so(run: Run) -> None:
     run.pack.write_text(run.pack.read_text().replace("corpus: corpus\n", ""))
-    with pytest.raises(PackError, match="`corpus` is missing"):
+    with pytest.raises(CorpusError, match="no statements to learn from: name a `corpus` folder in the pack"):
         run.train()
 
 
@@ -330,9 +332,15 @@ def changed(settings: Any) -> Any:
             return changed(value)
         if isinstance(value, tuple):
             return (*value, "z")
-        return f"{value}-other" if isinstance(value, str) else (value or 0) + 1
+        if isinstance(value, bool):
+            return not value
+        if isinstance(value, Enum):
+            return next(member for member in type(value) if member is not value)
+        return f"{value}-other" if isinstance(value, str) else value + 1
 
-    return replace(settings, **{field.name: other(getattr(settings, field.name)) for field in fields(settings)})
+    own = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    unset = {"max_minutes": 0.5, "pooling": "cls", "head": "plain"}
+    return replace(settings, **{name: other(unset[name] if value is None else value) for name, value in own.items()})
 
 
 @pytest.mark.parametrize("settings", [*PROFILES.values(), changed(PROFILES["smoke"])], ids=lambda s: s.profile)
@@ -356,9 +364,14 @@ def test_settings_of_another_version_are_refused_with_what_to_do(run: Run) -> No
 
 
 def test_train_from_the_command_line(
-    tmp_path: Path, make_pack: Callable[[Path], Path], tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    make_pack: Callable[[Path], Path],
+    tiny_bert: Path,
+    tiny_settings: TrainSettings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(PROFILES, "smoke", replace(PROFILES["smoke"], corpus=tiny_settings.corpus))
     pack = make_pack(tmp_path / "pack")
     arguments = ["--pack", str(pack), "--profile", "smoke", "--encoder", str(tiny_bert)]
     first = CliRunner().invoke(command, arguments)

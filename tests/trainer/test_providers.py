@@ -203,6 +203,7 @@ def test_malformed_answer_is_repaired_once(server: OpenAIServer, tmp_path: Path,
     assert completion.status is Status.OK
     assert len(server.bodies) == 2
     assert completion.output_tokens == sum(p.output_tokens for p in server.paid)
+    assert server.bodies[0]["seed"] != server.bodies[1]["seed"]
 
     server.fault_always = fault
     [lasting] = OpenAICompleter(settings, CompletionCache(tmp_path)).complete([fact("Other.")])
@@ -250,6 +251,14 @@ def test_hopeless_fault_stops_the_run_and_keeps_what_was_answered(
     assert len(CompletionCache(tmp_path)) == 2
     assert all(c.status is Status.OK for c in completer.complete(several(8)))
     assert not server.paid_twice
+
+
+def test_hopeless_fault_of_one_stops_the_others(server: OpenAIServer, tmp_path: Path) -> None:
+    server.faults = [Fault.QUOTA]
+    with pytest.raises(ProviderError, match="no credit"):
+        OpenAICompleter(local(server, in_flight=3), CompletionCache(tmp_path)).complete(several(30))
+    assert len(server.bodies) < 15
+    assert len(CompletionCache(tmp_path)) == len(server.paid), "what the others were asking is kept"
 
 
 def test_no_more_than_allowed_are_in_flight(server: OpenAIServer, tmp_path: Path) -> None:

@@ -184,6 +184,14 @@ def test_a_number_that_the_passage_does_not_have_never_stands(passage: Passage, 
     assert unsupported(changed, [passage], treatment="remdesivir", condition="COVID-19") is not None
 
 
+@pytest.mark.parametrize("passage", SHIPPED, ids=lambda passage: passage.id)
+def test_the_guidelines_own_sentences_stand(passage: Passage) -> None:
+    for start, end in sentences_of(passage.text):
+        sentence = normalise(passage.text[start:end])
+        reason = unsupported(sentence, [passage], treatment="remdesivir", condition="COVID-19")
+        assert reason in (None, "cannot be read without the sentence before it"), sentence
+
+
 def test_most_curated_recommendations_stand_on_the_passages_they_were_taken_from() -> None:
     def problem(r: Recommendation) -> str | None:
         cited = [p for p in SHIPPED if p.start < r.end and r.start < p.end]
