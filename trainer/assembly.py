@@ -91,8 +91,7 @@ def _judged(
 
 def numeric_vignettes(pack: Pack, recommendations: Sequence[Recommendation], n: int, seed: int) -> list[Example]:
     """Return about `n` vignettes by the pack's rules, declared or read from its numbers; none where it has none."""
-    rules = vignettes.load_rules(pack, recommendations) if n > 0 else []
-    return vignettes.generate(rules, n, seed) if rules else []
+    return vignettes.generate_at_most(vignettes.load_rules(pack, recommendations), n, seed) if n > 0 else []
 
 
 def run(

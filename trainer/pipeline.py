@@ -49,6 +49,7 @@ from trainer.llm import Completer, Completion, Request, ignore
 from trainer.provider_options import ProviderOptions, provider_options
 from trainer.providers import ProviderSettings, load_provider
 from trainer.settings import PROFILES, TrainSettings
+from trainer.suites import further_suites
 from trainer.types import Recommendation, Split
 
 STAGES = ("extract", "passages", "summaries", "generate", "corpus", "encoder", "classifier", "export", "evaluate")
@@ -187,8 +188,16 @@ class Pipeline:
 
     def _evaluate(self, progress: Progress) -> dict[str, Any]:
         own = self.settings
+        recommendations = self.recommendations()
         measured = evaluation.run(
-            self.pack.corpus, self._ids(), self.folder, own.encoder, own.classifier, own.evaluation, progress
+            self.pack.corpus if self.pack.spec.corpus else self.folder.generated,
+            self._ids(),
+            self.folder,
+            own.encoder,
+            own.classifier,
+            own.evaluation,
+            progress,
+            suites=further_suites(self.pack, recommendations, self.folder, self._frozen.embed, own.evaluation),
         )
         report.write_report(self.folder, measured)
         return {s.suite: f"AUC {s.auc:.3f}, F1 {s.f1:.3f}" for s in measured.summary}
@@ -277,7 +286,7 @@ class Pipeline:
                     settings.encoder,
                     settings.classifier,
                     self._exported(),
-                    of(folder.statements, folder.splits, *statements()),
+                    of(folder.passages, folder.statements, folder.splits, *statements()),
                 ),
                 [folder.evaluation],
                 self._evaluate,

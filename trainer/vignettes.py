@@ -1061,6 +1061,16 @@ def generate(rules: Sequence[Rule], n: int, seed: int) -> list[Example]:
     return examples
 
 
+def generate_at_most(rules: Sequence[Rule], n: int, seed: int) -> list[Example]:
+    """Return `n` statements as `generate` does, or fewer where the rules do not give so many; none without rules."""
+    while rules and n > 0:
+        try:
+            return generate(rules, n, seed)
+        except CorpusError:
+            n //= 2
+    return []
+
+
 def explain(example: Example) -> str:
     """Return how the truth of a generated statement was computed: "asserted 400 mg on day 1, rule says 200 mg ...".
 

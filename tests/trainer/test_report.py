@@ -142,7 +142,7 @@ def test_tables_have_captions_and_whole_rows(page: str) -> None:
     tables = re.findall(r"<table>.*?</table>", page, re.DOTALL)
     assert tables
     for table in tables:
-        assert re.search(r"<caption>[^<]+</caption>", table)
+        assert re.search(r"<caption><span>[^<]+</span></caption>", table)
         counts = {len(re.findall(r"<t[hd]\b", line)) for line in re.findall(r"<tr.*?</tr>", table)}
         assert len(counts) == 1, table
 
