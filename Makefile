@@ -5,13 +5,15 @@ BIN := $(VENV)/bin
 TRITON := .venv-triton
 STAMP := $(VENV)/.installed
 TRITON_STAMP := $(TRITON)/.installed
+PEERS := .venv-peers
+PEERS_STAMP := $(PEERS)/.installed
 PIP := -m pip --disable-pip-version-check
 # Models come from disk; nothing is asked of a hub.
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format bench bench-styles clean
+.PHONY: help demo test lint types format bench bench-styles bench-vignettes bench-peers clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +31,13 @@ $(TRITON_STAMP): deploy/triton/requirements.txt
 	test -x $(TRITON)/bin/python || $(PYTHON) -m venv $(TRITON)
 	$(TRITON)/bin/python $(PIP) install --quiet --upgrade "pip>=24"
 	$(TRITON)/bin/python $(PIP) install --quiet --requirement deploy/triton/requirements.txt
+	@touch $@
+
+# SetFit wants other versions of the shared libraries.
+$(PEERS_STAMP): tests/benchmarks/peers/requirements.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python $(PIP) install --quiet --upgrade "pip>=24"
+	$(PEERS)/bin/python $(PIP) install --quiet --requirement tests/benchmarks/peers/requirements.txt
 	@touch $@
 
 demo: $(STAMP) ## Train a model if there is none, then screen 320 LLM answers and end
@@ -53,8 +62,14 @@ format: $(STAMP) ## Rewrite the code in its one format
 bench: $(STAMP) ## Measure the path from text to verdict: planned batches against arrival order
 	$(BIN)/python -m tests.benchmarks.batching
 
-bench-styles: $(STAMP) ## Leave one style out: train and evaluate once per style (an hour on two cores)
+bench-styles: $(STAMP) ## Leave styles out: frozen, cross-entropy, SupCon, recommendation-aware SupCon (an hour on two cores)
 	$(BIN)/python -m tests.benchmarks.leave_one_style_out
 
+bench-vignettes: $(STAMP) ## How many numeric vignettes belong in training
+	$(BIN)/python -m tests.benchmarks.vignette_ratio
+
+bench-peers: $(STAMP) $(PEERS_STAMP) ## Contrastive training beside SetFit and sentence-transformers
+	$(BIN)/python -m tests.benchmarks.contrastive_peers --python $(PEERS)/bin/python
+
 clean: ## Remove environments, caches and build results (run folders stay)
-	rm -rf $(VENV) $(TRITON) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(TRITON) $(PEERS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

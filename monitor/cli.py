@@ -23,7 +23,7 @@ _HELP = {
     "check": "Check a text, or a file of texts, without a broker.",
     "monitor": "Run the streaming worker.",
     "train": "Train a model package from a guideline and its corpus.",
-    "evaluate": "Evaluate a run: frozen against contrastive encoder, side by side.",
+    "evaluate": "Print how a run's model does, or several runs; import reviewers' labels.",
     "guideline-diff": "Tell two versions of a guideline apart, and which statements that affects.",
     "doctor": "Tell what is installed, which services answer, which model is active.",
 }

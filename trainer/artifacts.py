@@ -189,15 +189,15 @@ def read_rows(path: Path, kind: type[T]) -> list[T]:
     """Read dataclasses back, with the enums and tuples of dataclasses in them; unknown fields are ignored.
 
     Raises:
-        CorpusError: a line is not a JSON object, or lacks a field that has no default.
+        CorpusError: a line is not a JSON object, lacks a field that has no default, or has a value that its enum does
+            not know.
     """
     hints = get_type_hints(kind)
     rows = []
     for number, row in enumerate(read_json_lines(path), 1):
-        known = {name: _revive(value, hints[name]) for name, value in row.items() if name in hints}
         try:
-            rows.append(kind(**known))
-        except TypeError as error:
+            rows.append(kind(**{name: _revive(value, hints[name]) for name, value in row.items() if name in hints}))
+        except (TypeError, ValueError) as error:
             raise CorpusError(f"{path}:{number}: not a row of {kind.__name__}: {error}") from error
     return rows
 

@@ -23,11 +23,12 @@ from trainer.artifacts import RunFolder, read_json_lines, write_json, write_rows
 from trainer.corpus import SplitSettings
 from trainer.datacard import Provenance, write_datacard
 from trainer.errors import CorpusError
+from trainer.generation import GenerationSettings
 from trainer.guidelines import Pack
 from trainer.judge import JudgeOutcome
-from trainer.llm import Completer
+from trainer.llm import Completer, Status
 from trainer.settings import CorpusSettings
-from trainer.types import Example, Recommendation, Split
+from trainer.types import Difficulty, Example, Label, Recommendation, Split
 from trainer.verification import run_checks
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -35,27 +36,54 @@ Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 REPORT = "checks.json"
 
 
-def split_settings(pack: Pack, settings: CorpusSettings) -> SplitSettings:
-    """Return how the pack's statements are divided: its own held-out styles, where it names some."""
-    held_out = tuple(pack.spec.held_out_styles) or settings.split.held_out_styles
-    return replace(settings.split, held_out_styles=held_out)
+def split_settings(pack: Pack, settings: CorpusSettings, examples: Sequence[Example]) -> SplitSettings:
+    """Return how these statements are divided.
 
-
-def _folders(pack: Pack, folder: RunFolder) -> list[Path]:
-    """Return the folders that hold statements.
-
-    Raises:
-        CorpusError: there is none.
+    Held out are the styles that the pack names, or the default ones, as far as there are statements in them. Where
+    there are none, or nothing else (a corpus that was generated in a few styles), the last of several styles is held
+    out, so that a voice that training never heard is always measured. A single style has to be heard.
     """
+    present = sorted({e.style for e in examples if e.recommendation is not None})
+    named = {*(pack.spec.held_out_styles or settings.split.held_out_styles)}
+    held_out = [style for style in present if style in named]
+    if not held_out or len(held_out) == len(present):
+        held_out = present[-1:] if len(present) > 1 else []
+    return replace(settings.split, held_out_styles=tuple(held_out))
+
+
+def _sources(pack: Pack, folder: RunFolder) -> list[Path]:
+    """Return the folders that hold statements."""
     found = [pack.corpus] if pack.spec.corpus else []
     if any(folder.generated.glob(corpus.STATEMENT_FILES)):
         found.append(folder.generated)
-    if not found:
+    return found
+
+
+def _read(
+    pack: Pack, folder: RunFolder, recommendations: Sequence[Recommendation]
+) -> tuple[list[Example], list[corpus.Rejected]]:
+    """Read the statements of all folders, and those that cannot be used.
+
+    Raises:
+        CorpusError: there are none, or a line is not JSON.
+    """
+    sources = _sources(pack, folder)
+    if not sources:
         raise CorpusError(
             f"{pack.path}: no statements to learn from: name a `corpus` folder in the pack, or let a language model "
             "write them: `guardline train --provider NAME` (see --estimate)"
         )
-    return found
+    examples: list[Example] = []
+    rejected: list[corpus.Rejected] = []
+    for path in sources:
+        found, refused = corpus.load(path, recommendations)
+        known = {e.id for e in examples}
+        examples += [e for e in found if e.id not in known]
+        rejected += refused
+        rejected += [
+            corpus.Rejected(e.id, path.name, "an id that another statement has", e.text) for e in found if e.id in known
+        ]
+    return examples, rejected
 
 
 def _writers(folder: RunFolder) -> dict[str, str]:
@@ -65,6 +93,45 @@ def _writers(folder: RunFolder) -> dict[str, str]:
         for file in folder.generated.glob(corpus.STATEMENT_FILES)
         for row in read_json_lines(file)
     }
+
+
+def forecast_judge(
+    pack: Pack,
+    recommendations: Sequence[Recommendation],
+    folder: RunFolder,
+    settings: GenerationSettings,
+    completer: Completer,
+) -> None:
+    """Ask the judge about all statements that a run would have; nothing is sent where `completer` is an off-line one.
+
+    Statements of the pack and those in `folder.generated`, which the stage before has written from what is recorded,
+    are asked about themselves; for each one that is still to come a text of the greatest length stands in.
+    """
+    # Three bytes a character is more than text in Latin script with typographic signs has.
+    filler = "x" * (3 * settings.max_characters)
+    coming = []
+    for row in read_json_lines(folder.generated / "rejected.jsonl"):
+        if not row["reason"].startswith(f"{Status.FAILED}:"):
+            continue
+        safe = row["label"] == Label.SAFE
+        number = (
+            settings.safe_per_recommendation_and_style + sum(map(settings.unsafe, Difficulty))
+            if safe
+            else settings.unsafe(Difficulty(row["difficulty"]))
+        )
+        for i in range(number):
+            name = f"{row['id']}-{i}"
+            coming.append(
+                Example(name, f"{name} {filler}", Label.SAFE, row["recommendation"], None, None, name, row["style"])
+            )
+    judge.judge(
+        [*_read(pack, folder, recommendations)[0], *coming],
+        recommendations,
+        completer,
+        [],
+        condition=pack.spec.condition,
+        treatment=pack.spec.treatment,
+    )
 
 
 def _judged(
@@ -109,25 +176,15 @@ def run(
         CorpusError: no statements, or a file of them is not usable.
         ProviderError, CostLimitReached: from the judge; what it answered is in its cache.
     """
-    examples: list[Example] = []
-    rejected: list[corpus.Rejected] = []
-    for path in _folders(pack, folder):
-        found, refused = corpus.load(path, recommendations)
-        known = {e.id for e in examples}
-        examples += [e for e in found if e.id not in known]
-        rejected += refused
-        rejected += [
-            corpus.Rejected(e.id, path.name, "an id that another statement has", e.text) for e in found if e.id in known
-        ]
+    examples, rejected = _read(pack, folder, recommendations)
     writers = _writers(folder)
     judged = _judged(examples, recommendations, pack, list(writers.values()), completer, progress)
     task = progress.add_task("corpus: checks", total=1)
-    own = split_settings(pack, settings)
     answers = corpus.load_answers(pack.corpus) if pack.spec.corpus else []
     outcome = run_checks(
         examples,
         recommendations,
-        lambda rows: corpus.split(rows, own),
+        lambda rows: corpus.split(rows, split_settings(pack, settings, rows)),
         embed if settings.embedding_duplicates else None,
         [s.text for answer in answers for s in segment(str(answer["text"]))],
         judged,
@@ -136,7 +193,7 @@ def run(
     )
     progress.advance(task)
     training = outcome.splits[Split.TRAIN]
-    rng = random.Random(own.seed)
+    rng = random.Random(settings.split.seed)
     drawn = numeric_vignettes(pack, recommendations, round(settings.vignettes * len(training)), rng.randrange(2**32))
     splits = {**outcome.splits, Split.TRAIN: [*training, *(e.id for e in drawn)]}
     write_rows(folder.statements, [*outcome.kept, *drawn])
@@ -155,8 +212,11 @@ def run(
         ),
     )
     write_json(folder.splits, splits)
+    unheard = {e.style for e in outcome.kept if e.id in set(splits[Split.TEST_OOD])}
     return {
         "statements": len(outcome.kept),
         "vignettes": len(drawn),
         "rejected": len(rejected) + len(outcome.rejected),
-    } | {part.value: len(ids) for part, ids in splits.items()}
+        **{part.value: len(ids) for part, ids in splits.items()},
+        "voices never heard": ", ".join(sorted(unheard)) or "none: all statements are in one voice",
+    }

@@ -10,6 +10,7 @@ After each epoch the validation split is scored: the best epoch is what is kept.
 from __future__ import annotations
 
 import json
+import pickle
 import random
 import time
 from collections import defaultdict
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 
 from trainer.artifacts import RunFolder, fingerprint, write_json
 from trainer.edits import guideline_example, number_edits
-from trainer.encoder import Embedder, SubBatch, joint_classes, load_pretrained, processes, save
+from trainer.encoder import Embedder, SubBatch, agreed, joint_classes, load_pretrained, processes, save
 from trainer.errors import CorpusError
 from trainer.losses import batch_hard_triplet, joint_cross_entropy, supervised_contrastive, supervised_contrastive_in
 from trainer.settings import EncoderSettings, Objective
@@ -108,15 +109,16 @@ class _Schedule:
         self._warmup = warmup
         self._started = time.monotonic()
         self.step = 0
+        self.elapsed = 0.0  # seconds of training when the clock was last read, those before a restart included
 
-    @property
-    def elapsed(self) -> float:
-        """Seconds of training, those before a restart included."""
-        return time.monotonic() - self._started
+    def tick(self) -> None:
+        """Read the clock; of several processes the main one's, since one that stops alone leaves the others waiting."""
+        own = time.monotonic() - self._started
+        self.elapsed = agreed(own) if self._seconds else own
 
     def resume(self, step: int, elapsed: float) -> None:
         """Go on from an earlier process."""
-        self.step = step
+        self.step, self.elapsed = step, elapsed
         self._started = time.monotonic() - elapsed
 
     @property
@@ -307,8 +309,10 @@ class _Training:
 
     @property
     def best_epoch(self) -> Epoch:
-        """The epoch whose weights are kept: the best validation AUC, the last one where there is none."""
-        return max(self.history, key=lambda e: (e.validation_auc or 0.0, e.epoch))
+        """The epoch whose weights are kept: the first with the best validation AUC, the last one where there is none."""
+        if all(e.validation_auc is None for e in self.history):
+            return self.history[-1]
+        return max(self.history, key=lambda e: -1.0 if e.validation_auc is None else e.validation_auc)
 
     def save(self, path: Path, key: str) -> None:
         """Write a checkpoint, whole or not at all."""
@@ -337,9 +341,9 @@ class _Training:
             return False
         try:
             state = torch.load(path, map_location=self.embedder.device, weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError):
+        except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
             return False  # unreadable: training from the start is right, only slower
-        if state["key"] != key:
+        if not isinstance(state, dict) or state.get("key") != key:
             return False
         self.embedder.encoder.load_state_dict(state["encoder"])
         self.criterion.load_state_dict(state["criterion"])
@@ -400,25 +404,33 @@ def train(
         settings.epochs * max(rows_per_epoch // settings.batch_size, 1), settings.max_minutes, settings.warmup
     )
     training = _Training(embedder, criterion, settings, schedule, random.Random(settings.seed))
-    key = fingerprint(settings, [r.text for r in recommendations], [[e.id, e.text, e.label] for e in examples])
+    key = fingerprint(
+        settings,
+        [[r.id, r.text] for r in recommendations],
+        *([[e.id, e.text, e.label, e.recommendation, e.family] for e in part] for part in (examples, validation)),
+    )
     resumed = checkpoint is not None and training.resume(checkpoint, key)
     main = processes().is_main_process
     started, before = time.monotonic(), training.seen
     encoder.train()
-    while schedule.progress < 1 and not _exhausted(training.history, settings.patience):
+    # One step at least, however little time there was.
+    while not training.history or (schedule.progress < 1 and not _exhausted(training.history, settings.patience)):
         epoch = one_epoch(examples, recommendations, settings, training.rng)
         losses = []
         for batch in batches(
             epoch, batch_size=settings.batch_size, recommendations=settings.recommendations_per_batch, rng=training.rng
         ):
-            if schedule.progress >= 1:
+            schedule.tick()
+            if schedule.progress >= 1 and (losses or training.history):
                 break
             losses.append(training.step(batch, ids, cached=settings.gradient_cache))
             speed = (training.seen - before) / (time.monotonic() - started)
             report(schedule.progress, f"loss {losses[-1]:.2f}, {speed:.0f} statements/s")
         if not losses:
             break  # the time was over before the first batch
-        training.close_epoch(float(np.mean(losses)), validation_auc(embedder, criterion, validation))
+        auc = validation_auc(embedder, criterion, validation)
+        schedule.tick()
+        training.close_epoch(float(np.mean(losses)), None if auc is None else agreed(auc))
         if checkpoint is not None and main:
             training.save(checkpoint, key)
     best = training.best_epoch

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import ipaddress
 import re
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import (
@@ -34,6 +37,7 @@ from urllib.request import (
 )
 
 from trainer.errors import PackError
+from trainer.quantities import quantities
 from trainer.readers import ATX, NUMBERED, read_html, read_markdown, read_pdf, read_plain
 
 #: Largest file that is read, in bytes. A PDF holds pictures; a text of 4 MB is a library, not a guideline.
@@ -116,6 +120,21 @@ class _Heading:
     title: str
 
 
+def _title(text: str) -> str:
+    """Return a heading's own text, without the `#` that may close it."""
+    return re.sub(r"[ \t]+#+$", "", text.rstrip())
+
+
+def _number_of(title: str) -> re.Match[str] | None:
+    """Return the number that a heading begins with; "12 weeks and later" begins with a quantity, which is none."""
+    numbered = NUMBERED.match(title)
+    if numbered and title[numbered.end()].islower():
+        first = quantities(title)[:1]
+        if first and first[0].unit and title.startswith(first[0].text):
+            return None
+    return numbered
+
+
 def _headings(text: str) -> list[_Heading]:
     fenced = [m.span() for m in _FENCE.finditer(text)]
     starts = [start for start, _ in fenced]
@@ -124,7 +143,7 @@ def _headings(text: str) -> list[_Heading]:
         i = bisect.bisect_right(starts, offset) - 1
         return i >= 0 and offset < fenced[i][1]
 
-    found = [_Heading(m.start(), m.end(), len(m["marks"]), m["title"].rstrip()) for m in ATX.finditer(text)]
+    found = [_Heading(m.start(), m.end(), len(m["marks"]), _title(m["title"])) for m in ATX.finditer(text)]
     found += [
         _Heading(m.start(), m.end(), 1 if m["marks"][0] == "=" else 2, m["title"].rstrip())
         for m in _SETEXT.finditer(text)
@@ -145,7 +164,7 @@ def sections(text: str) -> list[Section]:
         result.append(Section("0", "", text[: headings[0].start], 0, headings[0].start))
     above: list[tuple[int, str]] = []  # level and title of the headings that contain this one
     for ordinal, heading in enumerate(headings):
-        numbered = NUMBERED.match(heading.title)
+        numbered = _number_of(heading.title)
         title = heading.title[numbered.end() :] if numbered else heading.title
         end = headings[ordinal + 1].start if ordinal + 1 < len(headings) else len(text)
         while above and above[-1][0] >= heading.level:
@@ -273,6 +292,8 @@ def read_file(path: Path, name: str | None = None) -> Document:
     """
     shown = name or str(path)
     try:
+        if path.exists() and not path.is_file():  # reading a device or a pipe may never end
+            raise PackError(f"{shown}: is no file: name a file, or a folder of files. {_READ}")
         if (size := path.stat().st_size) > MAX_PDF_BYTES:
             raise PackError(f"{shown}: has {size / 1e6:.0f} MB, at most {MAX_PDF_BYTES / 1e6:.0f} MB are read")
         content = path.read_bytes()
@@ -299,6 +320,25 @@ def readable_files(folder: Path) -> list[Path]:
     return found
 
 
+def _is_private(host: str) -> bool:
+    """Tell whether a host is of this machine or network; one that no name server knows here is not."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return any(not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_global for *_, address in found)
+
+
+class _Redirects(HTTPRedirectHandler):
+    """Follows redirects, but from no public host to a private one: that only the pack's author may name."""
+
+    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
+        host, own = urlsplit(newurl).hostname or "", urlsplit(req.full_url).hostname or ""
+        if host != own and _is_private(host) and not _is_private(own):
+            raise URLError(f"it leads to {host}, which is not a public host")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _open(url: str) -> tuple[bytes, str]:
     """Fetch a URL; return its bytes and the suffix that its content type stands for.
 
@@ -306,7 +346,7 @@ def _open(url: str) -> tuple[bytes, str]:
     """
     opener = OpenerDirector()
     for handler in (
-        ProxyHandler(), HTTPHandler(), HTTPSHandler(), HTTPRedirectHandler(), HTTPDefaultErrorHandler(),
+        ProxyHandler(), HTTPHandler(), HTTPSHandler(), _Redirects(), HTTPDefaultErrorHandler(),
         HTTPErrorProcessor(), UnknownHandler(),
     ):  # fmt: skip
         opener.add_handler(handler)
@@ -314,10 +354,14 @@ def _open(url: str) -> tuple[bytes, str]:
     with opener.open(request, timeout=FETCH_TIMEOUT) as response:
         content = bytearray()
         deadline = time.monotonic() + FETCH_SECONDS
-        while len(content) <= MAX_PDF_BYTES and (chunk := response.read(1 << 16)):
+        # `read1` returns what is there: `read` would wait for the whole chunk, past the deadline.
+        while len(content) <= MAX_PDF_BYTES and (chunk := response.read1(1 << 16)):
             content += chunk
             if time.monotonic() > deadline:
                 raise TimeoutError(f"it took more than {FETCH_SECONDS:.0f} s")
+        announced = response.headers.get("Content-Length", "")
+        if announced.isdigit() and len(content) < min(int(announced), MAX_PDF_BYTES):
+            raise HTTPException(f"it ended after {len(content):,} of {int(announced):,} bytes")
         return bytes(content), _TYPES.get(response.headers.get_content_type(), "")
 
 
@@ -329,7 +373,10 @@ def fetch(url: str, cache: Path | None = None) -> Document:
     Raises:
         PackError: not an http or https address, not reachable, too large, or as `read`.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise PackError(f"{url}: is no web address: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise PackError(f"{url}: only http and https are fetched: give a file as `path`")
     key = hashlib.sha256(url.encode()).hexdigest()[:16]

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from accelerate import PartialState
+from accelerate.utils import broadcast
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -189,6 +190,14 @@ def processes() -> PartialState:
     Without CUDA it is the CPU, where several processes talk over gloo.
     """
     return PartialState(cpu=not torch.cuda.is_available())
+
+
+def agreed(value: float) -> float:
+    """Return the main process's value: clocks and sums differ in the last digits, and all processes must decide alike."""
+    state = processes()
+    if state.num_processes == 1:
+        return value
+    return float(broadcast(torch.tensor([value], dtype=torch.float64, device=state.device)).item())
 
 
 def device() -> torch.device:

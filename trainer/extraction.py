@@ -12,7 +12,7 @@ list curated by hand.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -66,7 +66,7 @@ def describe(recommendation: Recommendation, headings: Sequence[str]) -> Recomme
 # Sentences
 
 _PRONOUN = re.compile(
-    r"^(?P<it>it|they)\b(?=\s(?:is|are|may|must|can|should|does|do|has|have|was|were|shortened|reduced|\w+s\b))",
+    r"^(?P<it>it|they)\b(?=\s(?:is|are|may|must|can|should|does|do|has|have|was|were|\w+(?:s|ed)\b))",
     re.IGNORECASE,
 )
 _DEPENDS = re.compile(
@@ -88,6 +88,10 @@ _ELLIPSIS = re.compile(r"\b(?P<verb>is|are|may|should|must|can)\snot$", re.IGNOR
 _PREDICATE = re.compile(
     rf"\b(?:is|are|may|should|must|can)\s(?P<rest>(?:be\s)?(?:\w+ly\s)?(?:{PARTICIPLES})\b)", re.IGNORECASE
 )
+
+
+#: The row below the column headings of a table.
+_DASHES = re.compile(r"\s*\|[\s|:]*-[\s|:-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +119,19 @@ def sentences(section: Section) -> list[Sentence]:
     found: list[Sentence] = []
     columns: list[str] = []
     last_row = -1
-    for ordinal, (start, end) in enumerate(blocks(section.body)):
+    spans = list(blocks(section.body))
+    for ordinal, (start, end) in enumerate(spans):
         block = section.body[start:end]
         offset = section.start + start
         if block.lstrip().startswith("|") and len(block) <= MAX_STATEMENT_CHARS:
             inner = block.strip().strip("|").strip()
             cells = [normalise(cell) for cell in inner.split("|")]
-            heads = ordinal != last_row + 1 or not columns
-            if heads and not any(map(str.isdigit, inner)):
+            first = ordinal != last_row + 1 or not columns
+            below = section.body[slice(*spans[ordinal + 1])] if ordinal + 1 < len(spans) else ""
+            if _DASHES.fullmatch(below) or (first and not any(map(str.isdigit, inner))):
                 columns = cells
             elif any(map(str.isalnum, inner)):
-                columns = [""] * len(cells) if heads else columns  # a table without headings
+                columns = [""] * len(cells) if first else columns  # a table without headings
                 begin = offset + block.index(inner)
                 found.append(Sentence(_row(columns, cells), begin, begin + len(inner), ordinal))
             last_row = ordinal
@@ -209,7 +215,7 @@ def _rules(section: Section, document: str, names: Sequence[str]) -> Iterator[_R
             text = subject + text[pronoun.end() :]
         elif not pronoun:
             subject = next((text[: len(name)] for name in names if text.lower().startswith(name.lower())), None)
-        if pending and _DEPENDS.match(text):
+        if pending and _DEPENDS.match(text) and len(pending.text) < MAX_STATEMENT_CHARS:
             joined = f"{pending.text} {_sentence_case(text)}"
             pending = _Rule(joined, pending.start, sentence.end, rating or pending.rating)
             continue
@@ -267,14 +273,14 @@ def slug(section: str, text: str, names: Sequence[str] = ()) -> str:
 
 def identified(recommendations: Iterable[Recommendation], prefixes: Mapping[str, str]) -> list[Recommendation]:
     """Return recommendations with the prefix of their source before their id, and an ordinal after one that repeats."""
-    taken: set[str] = set()
+    taken: Counter[str] = Counter()
     result = []
     for recommendation in recommendations:
         identifier = candidate = f"{prefixes.get(recommendation.source, '')}{recommendation.id}"
-        ordinal = 2
         while candidate in taken:
-            candidate, ordinal = f"{identifier}-{ordinal}", ordinal + 1
-        taken.add(candidate)
+            taken[identifier] += 1
+            candidate = f"{identifier}-{taken[identifier]}"
+        taken[candidate] = 1
         result.append(replace(recommendation, id=candidate))
     return result
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from rich.progress import Progress
 
 from trainer.artifacts import RunFolder, digest, read_json_lines, write_json, write_rows
-from trainer.documents import Document, Section, fetch, read_file, readable_files, sections
+from trainer.documents import Document, Section, fetch, read_file, readable_files
 from trainer.errors import CorpusError, PackError
 from trainer.extraction import (
     ExtractionScore,
@@ -38,8 +38,7 @@ from trainer.types import Recommendation
 from trainer.wording import content_words, numbers
 
 __all__ = [
-    "DEFAULT_PACK", "Pack", "PackSpec", "Section", "SourceSpec", "extract", "read_sources", "run", "scope_terms",
-    "sections",
+    "DEFAULT_PACK", "Pack", "PackSpec", "SourceSpec", "extract", "read_sources", "run", "scope_terms",
 ]  # fmt: skip
 
 DEFAULT_PACK = Path(__file__).parent / "data" / "guidelines" / "covid19-remdesivir.yaml"
@@ -57,7 +56,7 @@ class SourceSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    path: str | None = None
+    path: str | None = Field(default=None, min_length=1)
     url: str | None = Field(default=None, pattern=r"^https?://[^\s/]+")
     title: str
     version: str
@@ -125,13 +124,18 @@ class Pack:
         """
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: a date that is none
             raise PackError(f"{path}: cannot be read: {error}") from error
+        if not isinstance(content, dict):
+            raise PackError(f"{path}: is no guideline pack: write `id: ...`, `condition: ...` and so on, one a line")
         try:
             return cls(path, PackSpec.model_validate(content))
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
-            raise PackError(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+            problem = error.errors(include_url=False)[0]
+            said = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] == "string_type" and isinstance(problem["input"], int | float | date):
+                said += f': put it in quotes, "{problem["input"]}"'
+            raise PackError(f"{path}: {'.'.join(map(str, problem['loc']))}: {said}") from error
 
     def resolve(self, relative: str) -> Path:
         """Return a path of the pack.
@@ -141,7 +145,7 @@ class Pack:
         """
         path = (self.path.parent / relative).resolve()
         if not path.exists():
-            raise PackError(f"{self.path}: {relative}: no such file or folder")
+            raise PackError(f"{self.path}: {relative}: no such file or folder: its place is relative to the pack")
         return path
 
     @property
@@ -181,7 +185,7 @@ def read_sources(pack: Pack, cache: Path | None = None) -> list[tuple[SourceSpec
     `cache` is the folder for what is fetched from the web; without it, it is fetched every time.
 
     Raises:
-        PackError: a document is missing or cannot be read; the message says what to do.
+        PackError: a document is missing, named twice or cannot be read; the message says what to do.
     """
     found: list[tuple[SourceSpec, Document]] = []
     for source in pack.spec.sources:
@@ -195,6 +199,9 @@ def read_sources(pack: Pack, cache: Path | None = None) -> list[tuple[SourceSpec
         for file in readable_files(path):
             name = (PurePosixPath(source.name) / file.relative_to(path).as_posix()).as_posix()
             found.append((source.model_copy(update={"path": name}), _read(file, name)))
+    names = [document.name for _, document in found]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise PackError(f"{pack.path}: sources: {twice[0]} is named twice: leave one out")
     return found
 
 
@@ -221,7 +228,7 @@ def _listed_rows(file: Path) -> Iterator[tuple[str, str, str]]:
     """Yield id, section and text of each recommendation of a list.
 
     Raises:
-        PackError: not JSON lines, a field missing or no string, or an id that occurs twice.
+        PackError: no file, not JSON lines, a field missing or no string, or an id that occurs twice.
     """
     seen: set[str] = set()
     try:
@@ -238,6 +245,8 @@ def _listed_rows(file: Path) -> Iterator[tuple[str, str, str]]:
             yield row["id"], row["section"], row["text"]
     except CorpusError as error:
         raise PackError(str(error)) from error
+    except OSError as error:
+        raise PackError(f"{file}: cannot be read: {error.strerror}: name a file of JSON lines") from error
 
 
 def _curated(file: Path, documents: Sequence[tuple[SourceSpec, Document]]) -> list[Recommendation]:
@@ -320,7 +329,10 @@ def _extract(
         replace(r, valid_from=_iso(valid[r.source].valid_from), valid_to=_iso(valid[r.source].valid_to)) for r in own
     ]
     if not dated:
-        raise PackError(f"{pack.path}: no recommendation was found in its sources")
+        raise PackError(
+            f"{pack.path}: no recommendation was found: look at the sources' text, or give a curated list as "
+            "`recommendations`"
+        )
     return _Extracted(dated, by_model, score, [note for _, document in documents for note in document.notes])
 
 
@@ -354,8 +366,8 @@ def run(
 ) -> dict[str, Any]:
     """Run the stage; return what to say of it.
 
-    Writes `recommendations.jsonl`, `extraction.json` (scores, what was missed, rejected and not read) and, where a
-    model was asked, `rejected_recommendations.jsonl`.
+    Writes `recommendations.jsonl`, `extraction.json` (scores, what was missed, rejected and not read) and
+    `rejected_recommendations.jsonl`, which is empty where no model was asked.
 
     Raises:
         PackError: as `extract`.

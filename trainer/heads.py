@@ -155,7 +155,10 @@ def softmax_regression(embeddings: Floats, classes: Sequence[Any], c: float) -> 
     found = sorted(set(classes))
     if len(found) == 1:
         return found, np.zeros((1, embeddings.shape[1])), np.zeros(1)
-    model = LogisticRegression(C=c, max_iter=500).fit(embeddings, classes)
+    with warnings.catch_warnings():
+        # Two classes a recommendation are many where a corpus is small; scikit-learn then takes them for numbers.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        model = LogisticRegression(C=c, max_iter=500).fit(embeddings, classes)
     return list(model.classes_), *_both(model.coef_, model.intercept_)
 
 

@@ -193,7 +193,14 @@ def _ngrams(text: str) -> frozenset[str]:
 class _EvaluationSet:
     """One evaluation set, indexed for the three comparisons."""
 
-    def __init__(self, name: str, texts: Sequence[str], common: frozenset[str], settings: LeakageSettings) -> None:
+    def __init__(
+        self,
+        name: str,
+        texts: Sequence[str],
+        common: frozenset[str],
+        settings: LeakageSettings,
+        treatment: Sequence[str],
+    ) -> None:
         self._name = name
         self._settings = settings
         self._texts = list(dict.fromkeys(texts))
@@ -201,7 +208,7 @@ class _EvaluationSet:
         self._index = SketchIndex(settings.jaccard)
         self._holders: dict[str, list[int]] = defaultdict(list)
         for number, text in enumerate(self._texts):
-            claim = read_claim(text)
+            claim = read_claim(text, treatment)
             self._exact.setdefault(claim.tokens, text)
             self._index.add(str(number), sketch(claim))
             for ngram in _ngrams(text) - common:
@@ -229,18 +236,20 @@ def decontaminate(
     guideline: Sequence[str] = (),
     settings: LeakageSettings = LeakageSettings(),
     claims: Mapping[str, Claim] | None = None,
+    names: Sequence[str] = (),
 ) -> list[Contaminated]:
     """Return the training statements that stand in an evaluation set, each once, in order.
 
     Compared are canonical words (`exact`), shingles (`minhash`) and runs of eight words (`8-gram`), whatever the label.
     Runs of eight words that stand in `guideline` are nobody's copy and do not count. `evaluation` maps the name of each
-    set to its statements; whole answers go in sentence by sentence.
+    set to its statements; whole answers go in sentence by sentence. `names` of the treatment are read as one, see
+    `read_claim`; `claims` (by id), which spare reading the training statements, must have been read with the same.
     """
     common = frozenset(ngram for text in guideline for ngram in _ngrams(text))
-    sets = [_EvaluationSet(name, texts, common, settings) for name, texts in evaluation.items()]
+    sets = [_EvaluationSet(name, texts, common, settings, names) for name, texts in evaluation.items()]
     found = []
     for example in train:
-        claim = claims[example.id] if claims else read_claim(example.text)
+        claim = claims[example.id] if claims else read_claim(example.text, names)
         own, ngrams = sketch(claim), _ngrams(example.text) - common
         if hit := next((hit for each in sets if (hit := each.find(example, claim, own, ngrams))), None):
             found.append(hit)

@@ -1,12 +1,14 @@
 """Recommendations out of a document by a language model, each verified; where it gives no answer, by rules.
 
-One request a section. A model's answer is a claim about the document, so nothing of it is taken on trust: the quote has
-to stand in the section (white space, dashes and quotation marks may differ), every number of the text has to stand in
-the quote or a heading over it, and a rule that is given twice counts once. What fails is kept with the reason.
+One request a section. A model's answer is a claim about the document: the quote has to stand in the section (white
+space, dashes and quotation marks may differ), every quantity of the text in the quote or a heading over it, strength,
+grade, population and action have to be in the document's words, and a rule that is given twice counts once.
+What fails is kept with the reason. That the text affirms what its quote affirms is not checked here.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,11 +17,11 @@ from rich.progress import Progress
 
 from monitor.text import normalise
 from trainer import prompts
+from trainer.claims import read_claim
 from trainer.documents import Document, Section, blocks
 from trainer.extraction import context, describe, extract_section, slug
 from trainer.llm import Completer, Request, Status
-from trainer.quantities import quantities
-from trainer.types import Quantity, Recommendation
+from trainer.types import Recommendation
 from trainer.wording import content_words, numbers
 
 #: A longer section is asked about in parts, so that neither prompt nor answer is cut off.
@@ -107,7 +109,7 @@ def _parts(document: Document) -> Iterator[_Asked]:
 
 
 def find_quote(text: str, quote: str, start: int = 0, end: int | None = None) -> tuple[int, int] | None:
-    """Return where a quote stands in `text[start:end]`, or None.
+    """Return where a quote stands in `text[start:end]`, whole words and numbers of it, or None.
 
     White space, kinds of dashes and quotation marks, and emphasis may differ; the offsets are those of the text itself.
     """
@@ -116,9 +118,21 @@ def find_quote(text: str, quote: str, start: int = 0, end: int | None = None) ->
         return None
     plain, offsets = _normalised(text, start, len(text) if end is None else end)
     at = plain.find(wanted)
-    if at < 0:
-        return None
-    return offsets[at], offsets[at + len(wanted) - 1] + 1
+    while at >= 0:
+        stop = at + len(wanted)
+        if not (_is_cut(plain, at) or _is_cut(plain, stop)):
+            return offsets[at], offsets[stop - 1] + 1
+        at = plain.find(wanted, at + 1)
+    return None
+
+
+#: Inside of a word or number: "un|acceptable", "non-|hospitalized", "20|0 mg", "2|.5", "5 mg|/kg".
+_INSIDE = re.compile(r"[^\W\d_]{2}|\d\d|\d[.,]\d|[^\W_][-/][^\W_]")
+
+
+def _is_cut(text: str, at: int) -> bool:
+    """Tell whether a position lies within a word or a number."""
+    return any(match.start() < at < match.end() for match in _INSIDE.finditer(text, max(at - 2, 0), at + 2))
 
 
 def _normalised(text: str, start: int, end: int) -> tuple[str, list[int]]:
@@ -151,6 +165,9 @@ def _verified(
     stated = numbers(" ".join([quote, *headings]))
     if invented := (numbers(answer.text) | {n for q in answer.numbers for n in numbers(q.text)}) - stated:
         return None, f"the quote does not say {', '.join(sorted(invented))}"
+    known = read_claim(" ".join([quote, *headings])).numbers
+    if other := [q.text for q in read_claim(answer.text).quantities if q.unit and (q.value, q.unit) not in known]:
+        return None, f"the quote does not say {', '.join(other)}"
     if not content_words(answer.text) & content_words(quote):
         return None, "text and quote share no word"
     text = normalise(answer.text)
@@ -170,17 +187,8 @@ def _verified(
         strength=said(answer.strength, described.strength),
         grade=said(answer.grade, described.grade),
         population=said(answer.population, described.population),
-        action=normalise(answer.action) if answer.action else described.action,
-        numbers=_numbers(answer.numbers, text) or described.numbers,
+        action=said(answer.action, described.action),
     ), ""
-
-
-def _numbers(answered: Sequence[ModelQuantity], text: str) -> tuple[Quantity, ...]:
-    """Return the model's numbers where they are just those of the text, else none."""
-    read = {q.value for q in quantities(text)}
-    if {q.value for q in answered} != read:
-        return ()
-    return tuple(Quantity(q.value, normalise(q.unit), normalise(q.text)) for q in answered)
 
 
 def _is_same(one: Recommendation, other: Recommendation) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -22,6 +23,7 @@ from typing import Any
 import click
 from pydantic import TypeAdapter
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from monitor.errors import ConfigurationError
@@ -42,9 +44,11 @@ from trainer import (
     summaries,
 )
 from trainer.artifacts import RunFolder, digest, fingerprint, read_rows, write_json
+from trainer.costs import LEDGER, Ledger
 from trainer.errors import StageMissing
 from trainer.generation import Context
 from trainer.guidelines import DEFAULT_PACK, Pack, read_sources
+from trainer.judge import require_other_model
 from trainer.llm import Completer, Completion, Request, ignore
 from trainer.provider_options import ProviderOptions, provider_options
 from trainer.providers import ProviderSettings, load_provider
@@ -55,6 +59,8 @@ from trainer.types import Recommendation, Split
 STAGES = ("extract", "passages", "summaries", "generate", "corpus", "encoder", "classifier", "export", "evaluate")
 #: Stages in which every process takes part; `accelerate launch` is for these.
 _DISTRIBUTED = ("encoder",)
+#: Language models that a run records, by what they do.
+_MODELS = ("provider", "judge")
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,10 @@ class _Stage:
 
 
 class Pipeline:
-    """One run folder, one pack, one set of settings; a language model and a judge where they are named."""
+    """One run folder, one pack, one set of settings; a language model and a judge where they are named.
+
+    `provider` and `judged_by` say whose answers `completer` and `judge` give; they are recorded with the settings.
+    """
 
     def __init__(
         self,
@@ -78,6 +87,7 @@ class Pipeline:
         completer: Completer | None = None,
         judge: Completer | None = None,
         provider: ProviderSettings | None = None,
+        judged_by: ProviderSettings | None = None,
     ) -> None:
         self.folder = folder
         self.pack = pack
@@ -85,6 +95,7 @@ class Pipeline:
         self.completer = completer
         self.judge = judge
         self.provider = provider
+        self.judged_by = judged_by
 
     def recommendations(self) -> list[Recommendation]:
         """Return what the stage `extract` found."""
@@ -133,7 +144,7 @@ class Pipeline:
 
     def _generate(self, progress: Progress) -> dict[str, Any]:
         if self.completer is None:
-            return {"no provider": "the pack's recorded statements are used"}
+            return {"skipped:": "no language model is named, so the pack's recorded statements are used"}
         return generation.run(
             self.recommendations(), self.context(), self.folder, self.completer, self.settings.generation, progress
         )
@@ -294,9 +305,13 @@ class Pipeline:
         ]
 
     def record_settings(self) -> None:
-        """Write pack and settings into the run folder, for those who evaluate it again."""
-        provider = self.provider.model_dump(mode="json") if self.provider else None
-        content = {"pack": str(self.pack.path.resolve()), "provider": provider, **asdict(self.settings)}
+        """Write pack, language models and settings into the run folder, for those who go on with it later."""
+        models = {"provider": self.provider, "judge": self.judged_by}
+        content = {
+            "pack": str(self.pack.path.resolve()),
+            **{role: own.model_dump(mode="json") if own else None for role, own in models.items()},
+            **asdict(self.settings),
+        }
         write_json(self.folder.root / "settings.json", content)
 
     def run(self, wanted: Sequence[str], console: Console, *, again: bool = False) -> None:
@@ -334,10 +349,8 @@ class Pipeline:
             seconds = time.monotonic() - started
             if main:
                 self.folder.finish(stage.name, print_, stage.artifacts, seconds)
-                console.print(
-                    f"[bold]{stage.name:<11}[/bold] {seconds:6.1f} s   "
-                    + ", ".join(f"{k} {v}" for k, v in summary.items())
-                )
+                said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in summary.items())
+                console.print(f"[bold]{stage.name:<11}[/bold] {seconds:6.1f} s   {escape(said)}")
 
 
 class _Collector:
@@ -354,19 +367,71 @@ class _Collector:
         return self._recorded.complete(requests, advance)
 
 
-def forecast(pack: Pack, settings: TrainSettings, recorded: Completer, console: Console) -> list[Request]:
-    """Return what a language model would be asked in a whole run, from recorded answers where there are some.
+@dataclass(frozen=True)
+class Forecast:
+    """What a whole run would ask: of the writer, and of the judge if there is one.
+
+    `exact`: the recommendations are those that the run will have, so their number is certain.
+    """
+
+    writer: list[Request]
+    judge: list[Request]
+    exact: bool
+
+
+def forecast(pack: Pack, settings: TrainSettings, recorded: Completer, judge: Completer | None = None) -> Forecast:
+    """Return what language models would be asked in a whole run, from recorded answers where there are some.
 
     The stages before the statements run in a folder of their own, rules and extracts standing in for what is not
     recorded; so the requests are the very ones of the next run up to the first answer that is missing, and about as
-    many and as long from there on.
+    many and as long from there on. `recorded` and `judge` are off-line completers.
     """
-    collector = _Collector(recorded)
+    writer = _Collector(recorded)
     with tempfile.TemporaryDirectory() as scratch:
-        pipeline = Pipeline(RunFolder(Path(scratch)), pack, settings, collector)
-        pipeline.run(STAGES[: STAGES.index("generate")], console)
-        asked = generation.forecast(pipeline.recommendations(), pipeline.context(), settings.generation, recorded)
-    return [*collector.requests, *asked]
+        folder = RunFolder(Path(scratch))
+        pipeline = Pipeline(folder, pack, settings, writer)
+        pipeline.run(STAGES[: STAGES.index("generate")], Console(quiet=True))
+        recommendations, context = pipeline.recommendations(), pipeline.context()
+        extraction = json.loads((folder.root / guidelines.REPORT).read_text())
+        asked = generation.forecast(recommendations, context, settings.generation, recorded)
+        judging = _Collector(judge) if judge else None
+        if judging:
+            # Written into the scratch folder, as far as recorded: the judge reads the statements themselves.
+            generation.run(recommendations, context, folder, recorded, settings.generation, Progress(disable=True))
+            assembly.forecast_judge(pack, recommendations, folder, settings.generation, judging)
+    return Forecast([*writer.requests, *asked], judging.requests if judging else [], exact=not extraction["fallbacks"])
+
+
+def _show(
+    pack: Pack,
+    settings: TrainSettings,
+    llm: ProviderOptions,
+    judge: ProviderOptions | None,
+    folder: RunFolder,
+) -> None:
+    """Print prompts or prices, as the options say; send nothing."""
+    judges = judge.recorded(folder.completions) if judge else None
+    found = forecast(pack, settings, llm.recorded(folder.completions), judges)
+    if llm.preview:
+        generation.preview([*found.writer, *found.judge], llm.preview)
+    if not llm.estimate_only:
+        return
+    total: float | None = 0.0
+    for role, own, requests in (("Writer", llm, found.writer), ("Judge", judge, found.judge)):
+        if own is None:
+            continue
+        counts = ", ".join(f"{n} {name}" for name, n in Counter(r.prompt for r in requests).items())
+        price = own.estimate(requests, folder.completions)
+        total = None if total is None or price.ceiling is None else total + price.ceiling
+        click.echo(f"{role}: {own.settings.model} at {own.settings.base_url}\nasked for: {counts}\n{price}\n")
+    if judge and total is not None:
+        click.echo(f"Both together: at most ${total:.4f}, every answer repaired once")
+    if not found.exact:
+        click.echo(
+            "The number of recommendations is what rules find, until a language model has extracted them: for a "
+            "closer figure run `guardline train extract` with the same options first, and then --estimate again."
+        )
+    click.echo("Nothing was sent.")
 
 
 def _progress(console: Console) -> Progress:
@@ -385,7 +450,7 @@ def _load_settings(folder: RunFolder) -> tuple[Pack, TrainSettings]:
     try:
         settings = TypeAdapter(TrainSettings).validate_python(content)
         pack = Path(content["pack"])
-        own = {name: value for name, value in content.items() if name not in ("pack", "provider")}
+        own = {name: value for name, value in content.items() if name not in ("pack", *_MODELS)}
         if json.loads(json.dumps(asdict(settings))) != own:
             raise ValueError("it holds settings that are not known here")
     except (KeyError, ValueError) as error:
@@ -393,19 +458,24 @@ def _load_settings(folder: RunFolder) -> tuple[Pack, TrainSettings]:
     return Pack.load(pack), settings
 
 
-def _recorded_provider(folder: RunFolder) -> ProviderSettings | None:
-    """Return whose answers a run holds, so that it can be repeated without a provider; None where nobody was asked."""
+def _recorded_model(folder: RunFolder, role: str) -> ProviderSettings | None:
+    """Return whose answers a run holds, so that it can be repeated without being told; None where nobody was asked.
+
+    `role` is `provider` or `judge`.
+    """
     try:
         content = json.loads((folder.root / "settings.json").read_text())
-        return ProviderSettings.model_validate(content["provider"]) if content["provider"] else None
-    except (FileNotFoundError, ValueError, KeyError):
+        return ProviderSettings.model_validate(content[role]) if content.get(role) else None
+    except (FileNotFoundError, ValueError):
         return None
 
 
 def evaluate_again(folder: RunFolder) -> None:
     """Run the last stage of an earlier run again."""
     pack, settings = _load_settings(folder)
-    Pipeline(folder, pack, settings).run(["evaluate"], Console(stderr=True), again=True)
+    provider, judged_by = (_recorded_model(folder, role) for role in _MODELS)
+    pipeline = Pipeline(folder, pack, settings, provider=provider, judged_by=judged_by)
+    pipeline.run(["evaluate"], Console(stderr=True), again=True)
 
 
 def _settings(
@@ -424,6 +494,41 @@ def _settings(
             epochs=epochs or own.epochs,
         ),
     )
+
+
+def _generation(settings: TrainSettings, styles: Sequence[str], per_style: int | None) -> TrainSettings:
+    """Return settings with what the options change of the statements that are asked for.
+
+    As many unsafe statements as safe ones, so that the labels balance; of seven, one is easy and four are hard.
+    """
+    own = settings.generation
+    if styles:
+        own = replace(own, styles=tuple(styles))
+    if per_style:
+        medium, hard = round(per_style * 2 / 7), round(per_style * 4 / 7)
+        own = replace(
+            own,
+            safe_per_recommendation_and_style=per_style,
+            unsafe_easy=per_style - medium - hard,
+            unsafe_medium=medium,
+            unsafe_hard=hard,
+        )
+    return replace(settings, generation=own)
+
+
+def _letters(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Read "a,b,l": letters of known styles, each once, in the order of the alphabet."""
+    chosen = {part.strip() for part in value.split(",")} if value is not None else set()
+    if unknown := chosen - generation.BRIEFS.styles.keys():
+        known = ", ".join(f"{letter} ({style.name})" for letter, style in generation.BRIEFS.styles.items())
+        raise click.BadParameter(f"{', '.join(map(repr, sorted(unknown)))}: there are {known}")
+    return tuple(sorted(chosen))
+
+
+def _cost(folder: RunFolder) -> str:
+    """Say what language models have cost in this run folder."""
+    ledger = Ledger(folder.completions)
+    return f"Language models: ${ledger.spent:.4f} so far in this run folder, see {folder.completions / LEDGER}"
 
 
 @click.command()
@@ -462,6 +567,19 @@ def _settings(
 @click.option("--epochs", type=click.IntRange(min=1), help="Of the encoder.  [default: the profile's]")
 @click.option("--seed", type=int, help="Of the encoder.  [default: the profile's]")
 @click.option("--judge", "judge_", metavar="NAME|FILE", help="Another language model, to judge the statements.")
+@click.option(
+    "--styles",
+    metavar="A,B",
+    callback=_letters,
+    help="Voices that the language model writes in, by letter.  [default: all "
+    f"{len(generation.BRIEFS.styles)}: {', '.join(generation.BRIEFS.styles)}]",
+)
+@click.option(
+    "--per-style",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Safe statements that it writes for each recommendation and voice, and as many unsafe ones.  [default: 7]",
+)
 @click.option("--again", is_flag=True, help="Run the stages even where nothing has changed.")
 @provider_options
 def command(
@@ -474,34 +592,44 @@ def command(
     epochs: int | None,
     seed: int | None,
     judge_: str | None,
+    styles: tuple[str, ...],
+    per_style: int | None,
     again: bool,
     llm: ProviderOptions,
 ) -> None:
     """Train a model package: all stages, or only those named, in their order.
 
     Stages whose inputs have not changed are skipped, so an interrupted run goes on where it stopped. Without a
-    --provider no language model is asked: rules extract the recommendations, and the pack's recorded statements are
-    learnt from.
+    --provider no language model is asked: the run folder's recorded answers are used where it has some; else rules
+    extract the recommendations, and the pack's recorded statements are learnt from.
     """
     pack = Pack.load(pack_)
-    settings = _settings(profile, base, pooling, seed, epochs)
+    settings = _generation(_settings(profile, base, pooling, seed, epochs), styles, per_style)
     folder = RunFolder(run_ or DEFAULT_RUN.parent / pack.spec.id)
-    console = Console(stderr=True)
+    provider = llm.settings if llm.online else _recorded_model(folder, "provider")
+    llm = replace(llm, settings=provider or llm.settings)
+    judging = llm.judge(load_provider(judge_)) if judge_ else None
+    if not judging and (recorded := _recorded_model(folder, "judge")):
+        judging = replace(llm.judge(recorded), online=False)
+    if judging and provider:
+        # Before anything is paid for; the stage looks at who wrote the statements, too.
+        require_other_model(judging.settings.model, [provider.model])
     if not llm.sends:
-        requests = forecast(pack, settings, llm.recorded(folder.completions), console)
-        if llm.preview:
-            generation.preview(requests, llm.preview)
-        if llm.estimate_only:
-            click.echo(llm.estimate(requests, folder.completions))
+        _show(pack, settings, llm, judging, folder)
         return
-    provider = llm.settings if llm.online else _recorded_provider(folder)
-    completer = replace(llm, settings=provider).completer(folder.completions) if provider else None
-    judge = (
-        ProviderOptions(load_provider(judge_), online=True, max_cost=llm.max_cost).completer(folder.completions)
-        if judge_
-        else None
-    )
+    completer = llm.completer(folder.completions) if provider else None
+    judge = judging.completer(folder.completions) if judging else None
+    console = Console(stderr=True)
     console.print(f"Training [bold]{pack.spec.id}[/bold] ({profile} profile) in {folder.root}")
-    Pipeline(folder, pack, settings, completer, judge, provider).run(stages or STAGES, console, again=again)
+    for role, name, own in (("Writer", "--provider", llm if provider else None), ("Judge", "--judge", judging)):
+        if own:
+            how = f"at {own.settings.base_url}" if own.online else f"recorded answers only, without {name}"
+            console.print(f"{role}: {own.settings.model}, {how}")
+    pipeline = Pipeline(folder, pack, settings, completer, judge, provider, judging.settings if judging else None)
+    try:
+        pipeline.run(stages or STAGES, console, again=again)
+    finally:
+        if (folder.completions / LEDGER).exists():
+            console.print(_cost(folder))
     if not stages or "evaluate" in stages:
         console.print(f"Model package: {folder.package}\nReport:        {folder.evaluation / 'report.html'}")

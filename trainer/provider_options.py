@@ -10,7 +10,7 @@ Without `--provider` nothing is sent: recorded completions answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +44,11 @@ class ProviderOptions:
     def sends(self) -> bool:
         """Tell whether the command is to do its work, rather than only show prompts or a price."""
         return not self.estimate_only and not self.preview
+
+    def judge(self, settings: ProviderSettings) -> ProviderOptions:
+        """Return the options for a judge of its own: asked, within the same limit, as a batch where it takes any."""
+        own = settings.model_copy(update={"retry_refused": self.settings.retry_refused or settings.retry_refused})
+        return replace(self, settings=own, online=True, batch=self.batch and settings.batch_discount is not None)
 
     def completer(self, folder: Path) -> Completer:
         """Return what answers requests, with the answers kept in `folder` (`RunFolder.completions`).

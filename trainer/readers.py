@@ -129,8 +129,9 @@ def _is_dropped(tag: Tag) -> bool:
 class _Blocks:
     """Collects the blocks of a page while `_html_blocks` walks it; `done` are those that are finished.
 
-    A table row is one block, its cells apart by `|`, unless a heading or a table lies in it: then the table only lays
-    out a page, and what is in the row are blocks of their own.
+    A table row is one block, its cells apart by `|`, empty ones too, and below a row of column headings stands one of
+    dashes, as in Markdown; unless a heading or a table lies in the row: then the table only lays out a page, and what
+    is in the row are blocks of their own.
     """
 
     def __init__(self) -> None:
@@ -138,6 +139,8 @@ class _Blocks:
         self._buffer: list[str] = []
         self._kinds = ["p"]
         self._rows: list[list[str] | None] = []  # the cells of each row that is open; None where it lays out
+        self._cell = ""  # the tag of the cell that is open in the innermost row
+        self._heads = False  # that row has column headings only
 
     def add(self, text: str) -> None:
         self._buffer.append(text)
@@ -147,25 +150,30 @@ class _Blocks:
         if cells is None:
             self._flush()
         elif tag == "table" or tag in _HEADING_TAGS:
-            self._flush()
-            self.done += [(cell, "p") for cell in cells]
+            self._end_cell()
+            self.done += [(cell, "p") for cell in cells if cell]
             self._rows[-1] = None
         elif tag == "tr":  # the row before was not closed, which HTML allows
             self._end_row(cells)
         elif tag in ("td", "th"):
-            self._flush()
+            self._end_cell()
+            self._cell = tag
+            self._heads = self._heads and tag == "th"
         else:
             self.add(" ")
         if tag == "tr":
             self._rows.append([])
+            self._cell, self._heads = "", True
         self._kinds.append(tag if tag in _HEADING_TAGS | {"li"} else "p")
 
     def leave(self, tag: str) -> None:
         if tag == "tr":
             self._end_row(self._rows[-1])
             self._rows.pop()
-        elif not self._rows or self._rows[-1] is None or tag in ("td", "th"):
+        elif not self._rows or self._rows[-1] is None:
             self._flush()
+        elif tag in ("td", "th"):
+            self._end_cell()
         else:
             self.add(" ")
         self._kinds.pop()
@@ -173,18 +181,32 @@ class _Blocks:
     def finish(self) -> None:
         self._flush()
 
+    def superscript(self) -> None:
+        """Keep an exponent apart from its number: 10<sup>9</sup> is not 109."""
+        if self._buffer and self._buffer[-1][-1:].isdigit():
+            self.add("^")
+
     def _end_row(self, cells: list[str] | None) -> None:
-        self._flush()
-        if cells:
+        self._end_cell()
+        if cells and any(cells):
             self.done.append((" | ".join(cells), "tr"))
+            if self._heads:
+                self.done.append((" | ".join("---" for _ in cells), "tr"))
+        if cells:
             cells.clear()
 
-    def _flush(self) -> None:
+    def _end_cell(self) -> None:
+        """Finish the cell that is open; one without text keeps its place, so that the next stay in their columns."""
+        self._flush(keep_empty=bool(self._cell))
+        self._cell = ""
+
+    def _flush(self, *, keep_empty: bool = False) -> None:
         text = _clean("".join(self._buffer))
         self._buffer.clear()
         cells = self._rows[-1] if self._rows else None
-        if text and cells is not None:
-            cells.append(text)
+        if cells is not None:
+            if text or keep_empty:
+                cells.append(text)
         elif text:
             self.done.append((text, self._kinds[-1]))
             if self._kinds[-1] == "li":
@@ -206,6 +228,8 @@ def _html_blocks(root: Tag) -> list[tuple[str, str]]:
         elif isinstance(node, Tag) and not entering:
             blocks.leave(node.name)
         elif isinstance(node, Tag) and not _is_dropped(node):
+            if node.name == "sup":
+                blocks.superscript()
             if node.name in _BLOCKS:
                 blocks.enter(node.name)
                 stack.append((node, False))
@@ -218,8 +242,10 @@ def read_html(name: str, content: bytes) -> str:
     """Return the text of a page: of its `main` element where it has one.
 
     Raises:
-        PackError: its bytes are not in the encoding that it names.
+        PackError: not text (compressed?), or its bytes are not in the encoding that it names.
     """
+    if b"\0" in content[:4096] and not content.startswith((b"\xff\xfe", b"\xfe\xff")):  # UTF-16 has zeros
+        raise PackError(f"{name}: cannot be read: it is not text")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "looks like XML", "looks like a file name": it is what the pack names
         soup = BeautifulSoup(content, "html.parser")

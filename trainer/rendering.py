@@ -69,10 +69,11 @@ def to_pdf(markdown: str, title: str, valid_from: date | None) -> bytes:
     """Return the guideline as a PDF of A4 pages, with a running header and page numbers, dated when it became valid.
 
     Raises:
-        PackError: fpdf2 is not installed, or the document holds what is not rendered.
+        PackError: fpdf2 is not installed, or the document holds what is not rendered (code, letters beyond Latin-1).
     """
     try:
         from fpdf import FPDF
+        from fpdf.errors import FPDFUnicodeEncodingException
     except ModuleNotFoundError as error:
         raise PackError("rendering a PDF needs fpdf2: pip install 'guardline[dev]'") from error
 
@@ -104,7 +105,10 @@ def to_pdf(markdown: str, title: str, valid_from: date | None) -> bytes:
             paper.add_page()
             paper.set_font("Times", "B", size)
         content = f"- {text}" if tag == "li" else text
-        paper.multi_cell(0, 0.48 * size, content, align="L" if heading else "J", new_x="LMARGIN", new_y="NEXT")
+        try:
+            paper.multi_cell(0, 0.48 * size, content, align="L" if heading else "J", new_x="LMARGIN", new_y="NEXT")
+        except FPDFUnicodeEncodingException as error:
+            raise PackError(f"{content[:40]}...: {error}: write it in Latin-1 letters") from error
         paper.ln(1.5 if heading or tag == "li" else 3)
     return bytes(paper.output())
 

@@ -387,27 +387,38 @@ def _learning(table: _Rows) -> Section:
     )
 
 
-def _perturbations(table: _Rows) -> Section:
-    models = models_of(table.rows, "perturbation")
-    own = table.of("perturbation")
-    lines = []
-    for metric, stratum, split in dict.fromkeys((r.metric, r.stratum, r.split) for r in own):
-        cells = [table.get("perturbation", split, metric, model=m, stratum=stratum) for m in models]
-        lines.append([metric, stratum, *map(interval, cells), next(str(c.n) for c in cells if c)])
-    return Section(
+#: What is said of the suites that have a table and nothing else; others get a table without words.
+_SUITES = {
+    "perturbation": (
         "Perturbations",
-        "Minimal pairs made by rule from recommendations and safe statements: one number, negation or population is "
-        "changed, so that the statement becomes wrong, or only its wording (invariance). Pair accuracy: the safe one "
-        "is judged safe and its wrong twin unsafe. Flip rate: the two verdicts differ, either way round. Ranking: the "
-        "wrong one scores higher. Invariance violations, of which less is better: the verdict changes, the meaning "
-        "does not.",
-        tables=[Grid("Perturbation suites", ["metric", "changed", *models, "pairs"], sorted(lines), 2)],
-    )
+        (
+            "Minimal pairs made by rule from recommendations and safe statements: one number, negation or population "
+            "is changed, so that the statement becomes wrong, or only its wording (invariance). Pair accuracy: the "
+            "safe one is judged safe and its wrong twin unsafe. Flip rate: the two verdicts differ, either way round. "
+            "Ranking: the wrong one scores higher. Invariance violations, of which less is better: the verdict "
+            "changes, the meaning does not."
+        ),
+    ),
+    "vignettes": (
+        "Numeric vignettes",
+        "Patients and doses made by rule, whose truth follows from the numbers; none of these texts was trained on.",
+    ),
+    "retrieval": ("Retrieval", "How often the recommendation that a statement is about is among the first k found."),
+}
 
 
-def _plain(table: _Rows, suite: str, caption: str) -> Grid:
-    rows = [[r.model, r.split, r.stratum, r.metric, interval(r), str(r.n)] for r in table.of(suite)]
-    return Grid(caption, ["model", "split", "of", "metric", "value", "n"], rows, 4)
+def _suite(table: _Rows, suite: str) -> Section:
+    """Return a suite as one table, a column per model."""
+    title, text = _SUITES.get(suite, (suite.capitalize(), ""))
+    own = table.of(suite)
+    models, metrics = models_of(table.rows, suite), list(dict.fromkeys(r.metric for r in own))
+    keys = sorted(dict.fromkeys((r.metric, r.stratum, r.split) for r in own), key=lambda k: metrics.index(k[0]))
+    lines = []
+    for metric, stratum, split in keys:
+        cells = [table.get(suite, split, metric, model=m, stratum=stratum) for m in models]
+        lines.append([metric, stratum, *map(interval, cells), next(str(c.n) for c in cells if c)])
+    grid = Grid(f"{title}, with 95% intervals", ["metric", "of", *models, "n"], lines, 2)
+    return Section(title, text, tables=[grid])
 
 
 def _shares(table: _Rows) -> Section:
@@ -566,11 +577,11 @@ def _svg(figure: Figure, label: str) -> Markup:
     return Markup(plots.to_svg(figure, label))  # noqa: S704 - matplotlib escapes the texts, `to_svg` the label
 
 
-def _sections(measured: Measured, styles: tuple[list[Metric], str]) -> list[Section]:
+def _sections(measured: Measured, styles: tuple[Sequence[Metric], str]) -> list[Section]:
     table = _Rows(measured.rows)
     known = {
         "statements", "difference", "twins", "policy", "alignment", "learning curve", "out of scope", "messages",
-        "conformal", "reviews", "reviewed", "perturbation",
+        "conformal", "reviews", "reviewed", *_SUITES,
     }  # fmt: skip
     others = list(dict.fromkeys(r.suite for r in measured.rows if r.suite not in known))
     worst = (
@@ -593,17 +604,17 @@ def _sections(measured: Measured, styles: tuple[list[Metric], str]) -> list[Sect
         ),
         _strata(table, "style", "By style", "The held-out styles of this run, one by one."),
         _learning(table),
-        _perturbations(table),
+        *(_suite(table, name) for name in _SUITES),
         _left_out(*styles),
         _reviews(table),
         _shares(table),
-        *(Section(name.capitalize(), tables=[_plain(table, name, name.capitalize())]) for name in others),
+        *(_suite(table, name) for name in others),
     ]  # fmt: skip
     unusable = bool(styles[1]) and not styles[0]  # then the section says so
     return [s for s in sections if not s.empty or (unusable and s.title == _LEFT_OUT)]
 
 
-def render(manifest: Manifest, measured: Measured, styles: tuple[list[Metric], str] = ((), "")) -> str:  # type: ignore[assignment]
+def render(manifest: Manifest, measured: Measured, styles: tuple[Sequence[Metric], str] = ((), "")) -> str:
     """Return the page."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -128,18 +128,22 @@ def _plain(recommendation: Recommendation) -> str:
     return normalise(recommendation.text).casefold()
 
 
+#: What two versions of one recommendation may have in common, surest first.
+_KEYS: tuple[Callable[[Recommendation], object], ...] = (lambda r: (r.id, _plain(r)), _plain, lambda r: r.id)
+
+
 def _pairs(
     old: Sequence[Recommendation], new: Sequence[Recommendation]
 ) -> Iterator[tuple[Recommendation, Recommendation]]:
-    """Yield versions of one recommendation: of one id, else of one text, else alike and in one section."""
+    """Yield versions of one recommendation: of one id and text, one text, one id, or alike and in one section."""
     left = {r.id: r for r in old}
     right = {r.id: r for r in new}
-    for identifier in [i for i in left if i in right]:
-        yield left.pop(identifier), right.pop(identifier)
-    by_text = {_plain(r): r.id for r in right.values()}
-    for recommendation in list(left.values()):
-        if identifier := by_text.pop(_plain(recommendation), ""):
-            yield left.pop(recommendation.id), right.pop(identifier)
+    # Text before id: the ordinal in the id of a rule that was extracted moves when another is inserted before it.
+    for key in _KEYS:
+        by_key = {key(r): r.id for r in right.values()}
+        for recommendation in list(left.values()):
+            if identifier := by_key.pop(key(recommendation), ""):
+                yield left.pop(recommendation.id), right.pop(identifier)
     sections: dict[str, list[Recommendation]] = {}
     for recommendation in right.values():
         sections.setdefault(recommendation.section, []).append(recommendation)
@@ -157,7 +161,7 @@ def _pairs(
 def diff(old: Sequence[Recommendation], new: Sequence[Recommendation]) -> Revision:
     """Compare two versions of a guideline; ids are unique in each.
 
-    Recommendations are matched by id, then by their text, then by similarity within a section. Where they stand in the
+    Recommendations are matched by their text, then by id, then by similarity within a section. Where they stand in the
     document, version and validity are no changes.
     """
     pairs = list(_pairs(old, new))
@@ -298,7 +302,10 @@ def command(
     old = extract(before)
     revision = diff(old, extract(after))
     folder = corpus_ or (before.corpus if before.spec.corpus else None)
-    examples = corpus.load(folder, old)[0] if folder else []
+    examples, unusable = corpus.load(folder, old) if folder else ([], [])
+    if unusable:
+        first = f"{unusable[0].id}: {unusable[0].reason}"
+        click.echo(f"{folder}: {len(unusable)} rows are not judged, the first: {first}", err=True)
     touched = affected(revision, examples)
     statements, left_out = stale_statements(revision, examples)
     if stale:

@@ -109,6 +109,7 @@ PROFILES = {
         "quick",
         corpus=CorpusSettings(embedding_duplicates=False),
         encoder=EncoderSettings(epochs=6, max_minutes=3.8),
+        classifier=ClassifierSettings(head="joint"),
         evaluation=EvaluationSettings(bootstrap=100),
     ),
     "full": TrainSettings("full", encoder=EncoderSettings(epochs=12)),
@@ -117,6 +118,7 @@ PROFILES = {
         "smoke",
         corpus=CorpusSettings(embedding_duplicates=False),
         encoder=EncoderSettings(epochs=1, max_minutes=0.1),
+        classifier=ClassifierSettings(head="joint"),
         evaluation=EvaluationSettings(bootstrap=20),
     ),
 }

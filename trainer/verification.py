@@ -311,7 +311,7 @@ def run_checks(
     kept = drop(_reunited(kept, duplicates), {d.id: d.reason for d in duplicates})
     audit = bag_of_words_audit(kept, settings.seed, settings.leakage)
     splits = {part: list(ids) for part, ids in split(kept).items()}
-    contaminated = _contaminated(kept, splits, recommendations, answers, settings.leakage, claims)
+    contaminated = _contaminated(kept, splits, recommendations, answers, settings.leakage, claims, names)
     gone = {c.id: c.reason for c in contaminated}
     kept = drop(kept, gone)
     splits = {part: [i for i in ids if i not in gone] for part, ids in splits.items()}
@@ -338,6 +338,7 @@ def _contaminated(
     answers: Sequence[str],
     settings: LeakageSettings,
     claims: Mapping[str, Claim],
+    names: Sequence[str],
 ) -> list[Contaminated]:
     by_id = {e.id: e for e in kept}
     # Validation chooses thresholds and hyperparameters, so training must not know it either.
@@ -347,7 +348,7 @@ def _contaminated(
     } | {"answers": list(answers)}
     guideline = [text for r in recommendations for text in (r.text, r.quote)]
     train = [by_id[i] for i in splits.get(Split.TRAIN, ())]
-    return decontaminate(train, evaluation, guideline, settings, claims)
+    return decontaminate(train, evaluation, guideline, settings, claims, names)
 
 
 def _audit_report(audit: LeakageReport | None) -> dict[str, Any] | None:

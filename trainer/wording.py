@@ -154,7 +154,7 @@ class Rating(NamedTuple):
 def find_rating(text: str) -> Rating | None:
     """Return strength and grade of evidence where a text states them, as it writes them ("A" and "IIa")."""
     for pattern in _RATINGS:
-        if match := pattern.search(text):
+        for match in pattern.finditer(text):
             stated = match.groupdict()
             if stated.get("grade") is None and match.group()[0] not in "([":
                 continue  # "class III antiarrhythmics" rates nothing

@@ -68,6 +68,13 @@ def test_a_line_that_is_no_object_is_named(tmp_path: Path, line: str, says: str)
     assert f"{path}:2:" in str(caught.value)
 
 
+@pytest.mark.parametrize("row", [{"id": "a-1"}, {"label": "neither"}])
+def test_a_row_that_is_none_of_its_kind_is_named(tmp_path: Path, row: dict[str, str]) -> None:
+    write_rows(tmp_path / "rows.jsonl", [row])
+    with pytest.raises(CorpusError, match=r"rows\.jsonl:1: not a row of Example"):
+        read_rows(tmp_path / "rows.jsonl", Example)
+
+
 def test_digest_sees_content_name_place_and_absence(tmp_path: Path) -> None:
     folder = tmp_path / "encoder"
     (folder / "sub").mkdir(parents=True)

@@ -1,5 +1,7 @@
 """Readers: what each kind of file gives, that offsets hold, and what is said of each file that cannot be read."""
 
+import gzip
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -65,6 +67,13 @@ def test_underlined_headings_are_headings_and_code_holds_none() -> None:
     assert [(s.title, s.level) for s in found] == [("Title", 1), ("Dose", 2)]
 
 
+def test_a_heading_that_begins_with_a_quantity_keeps_it_and_closing_marks_go() -> None:
+    found = sections("## 12 weeks and later ##\n## 2.5 mg/kg daily\n## 2.1 eGFR\n## 3 Doses\n")
+    assert [(s.number, s.title) for s in found] == [
+        ("h0", "12 weeks and later"), ("h1", "2.5 mg/kg daily"), ("2.1", "eGFR"), ("3", "Doses"),
+    ]  # fmt: skip
+
+
 def test_wrapped_lines_stay_together_and_items_rows_and_headings_apart() -> None:
     wide = "Consider stopping the medicine if the liver enzyme called ALT rises above"
     wrapped = f"{wide}\n10 times the upper limit. The maintenance dose must begin on day\n2. Then go on."
@@ -119,7 +128,7 @@ def test_html_gives_headings_items_and_rows_and_leaves_out_what_is_not_the_docum
     <p hidden>secret</p><p># is no heading</p><footer>Imprint</footer></body></html>"""
     assert text_of(page, ".html").split("\n") == [
         "# Zolamide", "", "## 2.1 Dose & route", "", "Give 20 mg once daily.", "", "- by mouth", "- never crushed", "",
-        "| Age | Dose |", "| Adults | 20 mg |", "", "\\# is no heading", "",
+        "| Age | Dose |", "| --- | --- |", "| Adults | 20 mg |", "", "\\# is no heading", "",
     ]  # fmt: skip
 
 
@@ -128,6 +137,22 @@ def test_html_takes_the_main_part_and_reads_tables_that_only_lay_out_a_page() ->
         "<html><body>Menu<main><table><tr><td><h2>1 Dose</h2><p>Give 5 mg.</p></td></tr></table></main></body></html>"
     )
     assert text_of(page, ".html") == "## 1 Dose\n\nGive 5 mg.\n"
+
+
+def test_an_empty_cell_keeps_its_place() -> None:
+    page = "<html><table><tr><th><th>Adults<th>Children</tr><tr><td>IV</td><td></td><td>5 mg</td></tr></table>"
+    assert text_of(page, ".html").split("\n") == [
+        "|  | Adults | Children |",
+        "| --- | --- | --- |",
+        "| IV |  | 5 mg |",
+        "",
+    ]
+
+
+def test_an_exponent_does_not_join_its_number() -> None:
+    assert (
+        text_of("<html><p>Below 50 x 10<sup>9</sup>/L, or 9 m<sup>2</sup>", ".html") == "Below 50 x 10^9/L, or 9 m2\n"
+    )
 
 
 def test_html_is_read_in_the_encoding_that_it_names() -> None:
@@ -210,6 +235,7 @@ def test_a_damaged_pdf_is_refused(cut: int) -> None:
         (b"PK\x03\x04", ".docx", ".docx"),
         (b"Give 5 mg.", "", "without suffix"),
         (b" \n", ".md", "holds no text"),
+        (gzip.compress(b"<html><p>Give 5 mg."), ".html", "not text"),
         (b"<html><body><script>x()</script></body></html>", ".html", "holds no text"),
     ],
 )
@@ -241,6 +267,12 @@ def test_a_file_of_a_hundred_megabytes_is_refused_before_it_is_read(tmp_path: Pa
         file.truncate(100_000_000)
     with pytest.raises(PackError, match=r"large\.pdf: has 100 MB, at most 64 MB are read"):
         read_file(path)
+
+
+def test_a_pipe_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.md")
+    with pytest.raises(PackError, match=r"pipe\.md: is no file"):
+        read_file(tmp_path / "pipe.md")
 
 
 def test_a_text_of_fifty_megabytes_is_refused() -> None:
@@ -275,6 +307,7 @@ def test_a_folder_gives_its_readable_files_in_order(tmp_path: Path) -> None:
 
 class _Site(BaseHTTPRequestHandler):
     hits: list[str]
+    released: threading.Event
 
     def do_GET(self) -> None:
         self.hits.append(self.path)
@@ -282,6 +315,18 @@ class _Site(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", "file:///etc/hostname")
             self.end_headers()
+        elif self.path == "/inside":
+            self.send_response(302)
+            self.send_header("Location", self.headers["Host"].replace("localhost", "http://127.0.0.1") + "/guideline")
+            self.end_headers()
+        elif self.path in ("/short", "/slow"):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain")
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"Give 5 mg.")
+            if self.path == "/slow":
+                self.released.wait()
         elif self.path == "/none":
             self.send_error(404)
         else:
@@ -299,10 +344,12 @@ class _Site(BaseHTTPRequestHandler):
 @pytest.fixture
 def site() -> Iterator[str]:
     _Site.hits = []
+    _Site.released = threading.Event()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Site)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
+    _Site.released.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -323,6 +370,27 @@ def test_a_web_address_that_gives_nothing_or_leads_to_a_file_is_refused(site: st
         fetch(site + path)
 
 
+def test_half_a_web_document_is_refused_and_not_kept(site: str, tmp_path: Path) -> None:
+    with pytest.raises(PackError, match="cannot be fetched: it ended after 10 of 1,000 bytes"):
+        fetch(f"{site}/short", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_web_document_that_trickles_in_is_given_up(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "FETCH_SECONDS", 0.0)
+    with pytest.raises(PackError, match="it took more than 0 s"):
+        fetch(f"{site}/slow")
+
+
+def test_a_redirect_leads_from_no_public_host_to_a_private_one(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    public = site.replace("127.0.0.1", "localhost")
+    assert fetch(f"{public}/inside").kind is Kind.HTML  # within one network
+    own = documents._is_private
+    monkeypatch.setattr(documents, "_is_private", lambda host: host != "localhost" and own(host))
+    with pytest.raises(PackError, match=r"it leads to 127\.0\.0\.1, which is not a public host"):
+        fetch(f"{public}/inside")
+
+
 def test_a_web_document_that_is_too_large_is_refused(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "MAX_PDF_BYTES", 10)
     with pytest.raises(PackError, match="has more than"):
@@ -333,6 +401,11 @@ def test_a_web_document_that_is_too_large_is_refused(site: str, monkeypatch: pyt
 def test_only_http_is_fetched(url: str) -> None:
     with pytest.raises(PackError, match="only http and https are fetched"):
         fetch(url)
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    with pytest.raises(PackError, match=r"http://\[bad: is no web address"):
+        fetch("http://[bad")
 
 
 def test_a_host_that_does_not_answer_is_told(site: str) -> None:

@@ -94,10 +94,7 @@ def test_run_measures_what_rules_extract_against_the_reference_and_reports_it(tm
     }  # fmt: skip
     report = json.loads((folder.root / "extraction.json").read_text())
     assert (report["extracted_by"], report["score"]["missed"]) == ("rules", ["unsaid"])
-    assert (
-        report["score"]["spurious"] == ["2-zolamide-days", "3-zolamide-withheld-pregnancy"]
-        or len(report["score"]["spurious"]) == 2
-    )
+    assert len(report["score"]["spurious"]) == 2
     assert list(read_rows(folder.root / "rejected_recommendations.jsonl", Recommendation)) == []
 
 
@@ -183,7 +180,7 @@ def test_a_pack_that_is_not_there(tmp_path: Path) -> None:
         Pack.load(tmp_path / "nowhere.yaml")
 
 
-@pytest.mark.parametrize("content", ["id: [unclosed", "\tid: x", "id: \xff"])
+@pytest.mark.parametrize("content", ["id: [unclosed", "\tid: x", "id: \xff", "id: 2026-02-30"])
 def test_a_pack_that_is_not_yaml(tmp_path: Path, content: str) -> None:
     path = tmp_path / "pack.yaml"
     path.write_bytes(content.encode("latin-1"))
@@ -199,6 +196,8 @@ def test_a_pack_that_is_not_yaml(tmp_path: Path, content: str) -> None:
         ("treatment: zolamide", "treatment: zolamide\ncolour: red", "colour: "),
         ('    version: "2026-01"', '    version: "2026-01"\n    author: B', "sources.0.author: "),
         ("valid_from: 2026-01-01", "valid_from: last year", "sources.0.valid_from: "),
+        ('version: "2026-01"', "version: 2026", "sources.0.version: Input should be a valid string: put it in quotes"),
+        ("path: guideline.md", 'path: ""', "sources.0.path: "),
         ("id: mumbles-zolamide", "id: Mumbles Zolamide", "id: "),
         ("synonyms: [zolamide, ZLM]", "synonyms: []", "synonyms: "),
         ("condition: mumbles", "condition: [mumbles]", "condition: "),
@@ -211,17 +210,18 @@ def test_a_field_that_is_wrong_is_named(pack: Path, old: str, new: str, item: st
     assert str(caught.value).startswith(f"{pack}: {item}")
 
 
-def test_an_empty_pack_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["", "- id\n", "id"])
+def test_a_pack_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "pack.yaml"
-    path.write_text("")
-    with pytest.raises(PackError, match=r"pack\.yaml"):
+    path.write_text(content)
+    with pytest.raises(PackError, match=r"pack\.yaml: is no guideline pack: write"):
         Pack.load(path)
 
 
 @pytest.mark.parametrize("file", ["guideline.md", "recommendations.jsonl"])
 def test_a_file_that_is_missing_is_named(pack: Path, file: str) -> None:
     (pack.parent / file).unlink()
-    assert refusal(pack) == f"{pack}: {file}: no such file or folder"
+    assert refusal(pack) == f"{pack}: {file}: no such file or folder: its place is relative to the pack"
     with pytest.raises(PackError, match=file):
         Pack.load(pack).fingerprint()
 
@@ -266,7 +266,17 @@ def test_a_curated_id_that_is_no_string_is_refused(pack: Path, value: object) ->
 
 def test_an_empty_list_is_refused(pack: Path) -> None:
     curate(pack)
-    assert refusal(pack) == f"{pack}: no recommendation was found in its sources"
+    assert refusal(pack).startswith(f"{pack}: no recommendation was found: look at the sources' text, or give")
+
+
+def test_a_list_that_is_a_folder_is_refused(pack: Path) -> None:
+    edit(pack, "recommendations: recommendations.jsonl", "recommendations: corpus")
+    assert refusal(pack) == f"{pack.parent / 'corpus'}: cannot be read: Is a directory: name a file of JSON lines"
+
+
+def test_a_document_that_is_named_twice_is_refused(pack: Path) -> None:
+    edit(pack, "sources:\n", "sources:\n  - {path: guideline.md, title: Again, version: '2'}\n")
+    assert refusal(pack) == f"{pack}: sources: guideline.md is named twice: leave one out"
 
 
 def test_a_document_that_is_no_utf8_is_refused(pack: Path) -> None:
@@ -358,7 +368,7 @@ def test_without_a_list_the_sentences_that_direct_become_recommendations(pack: P
 def test_a_document_that_directs_nothing_is_refused(pack: Path) -> None:
     edit(pack, "recommendations: recommendations.jsonl\n", "")
     (pack.parent / "guideline.md").write_text("# Mumbles\nMumbles is common.\n")
-    assert refusal(pack) == f"{pack}: no recommendation was found in its sources"
+    assert refusal(pack).startswith(f"{pack}: no recommendation was found: ")
 
 
 TWO_SOURCES = """sources:

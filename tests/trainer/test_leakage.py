@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from trainer.claims import read_claim
 from trainer.leakage import LeakageSettings, bag_of_words_audit, decontaminate
 from trainer.types import Difficulty, Example, Label
 
@@ -122,6 +123,15 @@ def test_the_words_of_the_guideline_are_nobodys_copy():
     evaluation = {"answers": [f"My nurse told me yesterday evening that {rule}; is that really true for all of us?"]}
     assert [c.method for c in decontaminate(train, evaluation)] == ["8-gram"]
     assert decontaminate(train, evaluation, guideline=[rule]) == []
+
+
+def test_names_of_the_treatment_are_read_alike_on_both_sides():
+    names = ("zolamide", "zolax")
+    train = [_example("t", "Start zolax at once.", Label.SAFE, "r1")]
+    claims = {"t": read_claim(train[0].text, names)}
+    for text in (train[0].text, "Start zolamide at once."):
+        found = decontaminate(train, {"answers": [text]}, claims=claims, names=names)
+        assert [c.method for c in found] == ["exact"], text
 
 
 def test_an_empty_evaluation_set_holds_nothing():

@@ -30,5 +30,7 @@ def test_a_pdf_is_the_same_to_the_byte_each_time_and_keeps_lists() -> None:
 
 
 def test_what_is_not_rendered_is_refused() -> None:
+    with pytest.raises(PackError, match="write it in Latin-1 letters"):
+        to_pdf("# Guide\n\nAge \u2265 12 years.\n", "Guide", None)
     with pytest.raises(PackError, match="code_block: only headings"):
         to_pdf("# Guide\n\n    code\n", "Guide", None)

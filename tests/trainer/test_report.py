@@ -182,7 +182,7 @@ def test_rows_of_a_suite_that_nobody_knows_are_shown(folder: RunFolder) -> None:
     assert "Perturbations" in page
     assert "flipped negation 0.300 (0.25 to 0.40) 40" in page
     assert "New suite" in page
-    assert "s m 0.400 (0.35 to 0.50) 40" in page
+    assert "m s 0.400 (0.35 to 0.50) 40" in page
 
 
 def test_the_report_escapes_what_packs_and_statements_say(folder: RunFolder) -> None:

@@ -82,6 +82,13 @@ def test_a_new_id_is_matched_by_its_text_and_by_likeness_in_its_section() -> Non
     assert (elsewhere.added, elsewhere.withdrawn) == ((replace(raised, section="7"),), (DOSE,))
 
 
+def test_an_ordinal_that_moved_changes_nothing() -> None:
+    first, second = rule("dose", "Adults take 20 mg."), rule("dose-2", "Children take 5 mg.")
+    inserted = rule("dose", "Infants take 1 mg.")
+    revision = diff([first, second], [inserted, replace(first, id="dose-2"), replace(second, id="dose-3")])
+    assert (revision.added, revision.changed, revision.withdrawn) == ((inserted,), (), ())
+
+
 def test_advice_that_was_replaced_is_withdrawn_and_added() -> None:
     revision = diff([DOSE, KIDNEY], [DOSE, KIDNEY_NOW])
     assert (revision.added, revision.changed) == ((KIDNEY_NOW,), ())

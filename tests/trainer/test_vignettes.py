@@ -15,11 +15,23 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from trainer import vignettes
 from trainer.artifacts import read_rows, write_rows
 from trainer.errors import CorpusError, PackError
 from trainer.guidelines import DEFAULT_PACK, Pack, extract
 from trainer.types import Difficulty, Example, Label
-from trainer.vignettes import Limit, Rule, explain, generate, in_words, infer_rules, load_contrasts, load_rules, mix
+from trainer.vignettes import (
+    Limit,
+    Rule,
+    explain,
+    generate,
+    generate_at_most,
+    in_words,
+    infer_rules,
+    load_contrasts,
+    load_rules,
+    mix,
+)
 
 PACK = Pack.load(DEFAULT_PACK)
 RECOMMENDATIONS = extract(PACK)
@@ -494,3 +506,15 @@ def test_the_kinds_of_rule_are_what_the_issue_asks_for() -> None:
     assert {"dose", "organ_function", "duration", "timing", "route", "monitoring", "frequency", "combination"} <= {
         r.category for r in RULES
     }
+
+
+def test_as_many_as_the_rules_give_and_none_without_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gives_a_hundred(rules: list[Rule], n: int, seed: int) -> list[Example]:
+        if n > 100:
+            raise CorpusError("no more than 50 pairs")
+        return generate(rules, n, seed)
+
+    monkeypatch.setattr(vignettes, "generate", gives_a_hundred)
+    assert generate_at_most(RULES, 300, 1) == generate(RULES, 75, 1)
+    assert generate_at_most(RULES, 10, 1) == generate(RULES, 10, 1)
+    assert generate_at_most([], 10, 1) == []

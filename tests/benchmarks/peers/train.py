@@ -1,8 +1,8 @@
 """Fine-tune with SetFit or sentence-transformers, in their own environment. Run by `contrastive_peers`, not by hand.
 
 In: JSON with `library`, `texts`, `labels` (integers), `tests`, `epochs`, `batch`, `learning_rate`. Out: an .npz with
-the seconds of training and the embeddings of all texts and tests. SetFit wants other versions of the shared libraries than
-Guardline has, hence the environment of its own.
+the seconds of training and the embeddings of all texts and tests. SetFit wants other versions of the shared libraries
+than Guardline has, hence the environment of its own.
 """
 
 from __future__ import annotations
