@@ -74,11 +74,8 @@ def _fp32() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of two layers, as transformers saves it."""
-    torch.manual_seed(3)
-    path = tmp_path_factory.mktemp("models") / "tiny-bert"
+def make_tiny_bert(path: Path) -> Path:
+    """Save a random BERT of two layers where transformers finds it."""
     tokenizer = _tokenizer()
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -92,6 +89,13 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     BertModel(config).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of two layers, as transformers saves it."""
+    torch.manual_seed(3)
+    return make_tiny_bert(tmp_path_factory.mktemp("models") / "tiny-bert")
 
 
 @pytest.fixture(scope="session")
