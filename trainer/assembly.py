@@ -78,10 +78,13 @@ def _read(
     for path in sources:
         found, refused = corpus.load(path, recommendations)
         known = {e.id for e in examples}
-        examples += [e for e in found if e.id not in known]
+        # A variant goes with its parent: the other statement of that id is not what it contradicts.
+        examples += [e for e in found if known.isdisjoint((e.id, e.family))]
         rejected += refused
         rejected += [
-            corpus.Rejected(e.id, path.name, "an id that another statement has", e.text) for e in found if e.id in known
+            corpus.Rejected(e.id, path.name, "an id, or a parent's, that another statement has", e.text)
+            for e in found
+            if not known.isdisjoint((e.id, e.family))
         ]
     return examples, rejected
 
@@ -201,22 +204,30 @@ def run(
     write_json(folder.root / REPORT, outcome.report)
     write_datacard(
         folder,
-        outcome,
+        # All that was written and all that was not, whoever decided.
+        replace(outcome, kept=[*outcome.kept, *drawn], rejected=[*rejected, *outcome.rejected], splits=splits),
         recommendations,
         Provenance(
             title=pack.spec.title or pack.spec.id,
             condition=pack.spec.condition,
             treatment=pack.spec.treatment,
             sources=tuple(f"{s.title}, {s.version}" for s in pack.spec.sources),
-            written_by=writers,
+            written_by=writers | {vignettes.STYLE: "rules of the pack, with computed truth"},
         ),
     )
     write_json(folder.splits, splits)
-    unheard = {e.style for e in outcome.kept if e.id in set(splits[Split.TEST_OOD])}
-    return {
+    unheard_ids = set(splits[Split.TEST_OOD])
+    unheard = sorted({e.style for e in outcome.kept if e.id in unheard_ids})
+    said: dict[str, Any] = {
         "statements": len(outcome.kept),
         "vignettes": len(drawn),
         "rejected": len(rejected) + len(outcome.rejected),
-        **{part.value: len(ids) for part, ids in splits.items()},
-        "voices never heard": ", ".join(sorted(unheard)) or "none: all statements are in one voice",
+    }
+    if judged is not None:
+        said |= {"of them by the judge": len(judged.rejected), "left open by the judge": len(judged.unjudged)}
+    return said | {
+        "training": len(splits[Split.TRAIN]),
+        "validation": len(splits[Split.VALIDATION]),
+        "test in heard voices": len(splits[Split.TEST_ID]),
+        "test in unheard voices": f"{len(unheard_ids)} ({', '.join(unheard) or 'all statements are in one voice'})",
     }

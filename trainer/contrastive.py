@@ -309,7 +309,7 @@ class _Training:
 
     @property
     def best_epoch(self) -> Epoch:
-        """The epoch whose weights are kept: the first with the best validation AUC, the last one where there is none."""
+        """The epoch whose weights are kept: the first of the best validation AUC, or the last one."""
         if all(e.validation_auc is None for e in self.history):
             return self.history[-1]
         return max(self.history, key=lambda e: -1.0 if e.validation_auc is None else e.validation_auc)

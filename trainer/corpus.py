@@ -1,4 +1,4 @@
-"""Stage `corpus`: recorded completions -> checked statements -> splits without leakage.
+"""Recorded completions -> statements whose form is right -> splits without leakage; `trainer.assembly` runs the stage.
 
 The corpus folder holds what language models wrote from the guideline, one file per style. Each row is checked (known
 recommendation, label, parent; a text that is really there) and rejected with the reason where it fails; a text that
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from monitor.text import normalise
-from trainer.artifacts import RunFolder, read_json_lines, read_rows, write_json, write_rows
+from trainer.artifacts import RunFolder, read_json_lines, read_rows
 from trainer.errors import CorpusError
 from trainer.types import Difficulty, Example, Label, Recommendation, Split
 
@@ -87,17 +87,21 @@ def _example(row: Mapping[str, Any], style: str) -> Example:
     )
 
 
-def _other_topics(corpus: Path) -> Iterator[Example]:
+def _other_topics(corpus: Path, rejected: list[Rejected]) -> Iterator[Example]:
     """Yield statements about other treatments and illnesses, as out of scope; a topic is a family."""
     taken: Counter[str] = Counter()
     for file in sorted(corpus.glob(OTHER_TOPICS)):
         for number, row in enumerate(read_json_lines(file), 1):
             topic, text = row.get("topic"), row.get("statement")
+            identifier = f"general-{file.stem}-{number}"
+            if not isinstance(topic, str) or not isinstance(text, str) or not any(map(str.isalnum, text)):
+                name = file.relative_to(corpus).as_posix()
+                rejected.append(Rejected(identifier, name, "topic or statement is missing or not a string", str(text)))
+                continue
             # Every third row: a topic's statements come in groups of nine on one rule.
-            if number % 3 or not isinstance(topic, str) or not isinstance(text, str) or taken[topic] >= _PER_TOPIC:
+            if number % 3 or taken[topic] >= _PER_TOPIC:
                 continue
             taken[topic] += 1
-            identifier = f"general-{file.stem}-{number}"
             yield Example(identifier, normalise(text), Label.OUT_OF_SCOPE, None, None, None, f"topic:{topic}", _OTHER)
 
 
@@ -122,7 +126,8 @@ def load(corpus: Path, recommendations: Sequence[Recommendation]) -> tuple[list[
                 rejected.append(Rejected(str(row.get("id")), file.name, reason, str(row.get("text"))))
             else:
                 examples.append(_example(row, style))
-    return _consistent([*examples, *_other_topics(corpus)], rejected)
+    examples += _other_topics(corpus, rejected)
+    return _consistent(examples, rejected)
 
 
 def _roots(examples: Sequence[Example]) -> list[Example]:
@@ -239,13 +244,3 @@ def load_split(folder: RunFolder) -> dict[Split, list[Example]]:
     by_id = {example.id: example for example in read_rows(folder.statements, Example)}
     ids = json.loads(folder.splits.read_text())
     return {part: [by_id[i] for i in ids[part]] for part in Split}
-
-
-def run(corpus: Path, folder: RunFolder, settings: SplitSettings) -> dict[str, Any]:
-    """Run the stage; return what to say of it."""
-    examples, rejected = load(corpus, read_rows(folder.recommendations, Recommendation))
-    write_rows(folder.statements, examples)
-    write_rows(folder.rejected, rejected)
-    parts = split(examples, settings)
-    write_json(folder.splits, parts)
-    return {"statements": len(examples), "rejected": len(rejected)} | {p.value: len(ids) for p, ids in parts.items()}

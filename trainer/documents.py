@@ -397,5 +397,5 @@ def fetch(url: str, cache: Path | None = None) -> Document:
         cache.mkdir(parents=True, exist_ok=True)
         partial = cache / f"{key}.partial"
         partial.write_bytes(content)
-        partial.replace(cache / f"{key}{suffix or '.' + document.kind}")
+        partial.replace(cache / f"{key}{suffix if suffix in _SUFFIXES else '.' + document.kind}")
     return document

@@ -193,7 +193,7 @@ def processes() -> PartialState:
 
 
 def agreed(value: float) -> float:
-    """Return the main process's value: clocks and sums differ in the last digits, and all processes must decide alike."""
+    """Return the main process's value: clocks and sums differ a little, and all processes must decide alike."""
     state = processes()
     if state.num_processes == 1:
         return value

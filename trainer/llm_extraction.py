@@ -132,7 +132,8 @@ _INSIDE = re.compile(r"[^\W\d_]{2}|\d\d|\d[.,]\d|[^\W_][-/][^\W_]")
 
 def _is_cut(text: str, at: int) -> bool:
     """Tell whether a position lies within a word or a number."""
-    return any(match.start() < at < match.end() for match in _INSIDE.finditer(text, max(at - 2, 0), at + 2))
+    around = ((at - 1, at + 1), (at - 2, at + 1), (at - 1, at + 2))
+    return any(0 <= start and end <= len(text) and _INSIDE.fullmatch(text, start, end) for start, end in around)
 
 
 def _normalised(text: str, start: int, end: int) -> tuple[str, list[int]]:

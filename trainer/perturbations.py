@@ -74,13 +74,18 @@ _UNITS = {
     "day": "days", "weeks": "weeks", "week": "weeks", "months": "months", "years": "years", "times": "times",
 }  # fmt: skip
 _UNIT = "|".join(re.escape(u) for u in sorted(_UNITS, key=len, reverse=True))
-_LEAST = r"at least|not less than|no less than|a minimum of|minimum of|from"
-_MOST = r"within|up to|at most|no more than|not more than|a maximum of|maximum of|not exceed|under|below|less than"
+_LEAST = r"at least|not less than|no less than|no fewer than|a minimum of|minimum of|from"
+_MOST = (
+    r"within|up to|at most|no more than|not more than|no longer than|not longer than|no later than|a maximum of|"
+    r"maximum of|not exceed|under|below|less than|fewer than"
+)
 _ABOVE = r"above|more than|exceeds|over"
+_MORE = r"more|over|older|longer|above|greater|higher"
 _QUANTITY = re.compile(
     rf"(?:\b(?P<comparator>{_LEAST}|{_MOST}|{_ABOVE}) )?"
     rf"(?<![\w.,/-])(?P<number>{_N})(?:(?P<to> (?:to|against|up to) |[-–])(?P<second>{_N}))?"
-    rf"[ -]?(?:(?:more|consecutive|full) )?(?P<unit>{_UNIT})(?![\w/])(?P<after> or (?:more|over|older|less|younger))?",
+    rf"[ -]?(?:(?:more|consecutive|full) )?(?P<unit>{_UNIT})(?![\w/])"
+    rf"(?P<after> or (?:{_MORE}|less|younger|fewer|under|below))?",
     re.IGNORECASE,
 )
 #: A number in such a sentence is history or a comparison; another number would not make it wrong.
@@ -113,7 +118,7 @@ def bounds(text: str) -> list[Bound]:
         high: float | None = value
         if m["second"] and "against" not in m["to"]:
             high = _value(m["second"])
-        elif re.fullmatch(_LEAST, comparator) or after in (" or more", " or over", " or older"):
+        elif re.fullmatch(_LEAST, comparator) or re.fullmatch(rf" or (?:{_MORE})", after):
             high = None
         elif re.fullmatch(_MOST, comparator) or after:
             low = None

@@ -13,7 +13,7 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -46,7 +46,7 @@ from trainer import (
 from trainer.artifacts import RunFolder, digest, fingerprint, read_rows, write_json
 from trainer.costs import LEDGER, Ledger
 from trainer.errors import StageMissing
-from trainer.generation import Context
+from trainer.generation import Context, GenerationSettings
 from trainer.guidelines import DEFAULT_PACK, Pack, read_sources
 from trainer.judge import require_other_model
 from trainer.llm import Completer, Completion, Request, ignore
@@ -61,6 +61,13 @@ STAGES = ("extract", "passages", "summaries", "generate", "corpus", "encoder", "
 _DISTRIBUTED = ("encoder",)
 #: Language models that a run records, by what they do.
 _MODELS = ("provider", "judge")
+_UNANSWERED = "requests without an answer"
+#: Names in what stages say of themselves that need more words.
+_IN_WORDS = {
+    "kept": "kept that of epoch",
+    "unanswered": "questions without an answer",
+    "extractive": "summaries in the guideline's own sentences",
+}
 
 
 @dataclass(frozen=True)
@@ -145,9 +152,12 @@ class Pipeline:
     def _generate(self, progress: Progress) -> dict[str, Any]:
         if self.completer is None:
             return {"skipped:": "no language model is named, so the pack's recorded statements are used"}
-        return generation.run(
+        said = generation.run(
             self.recommendations(), self.context(), self.folder, self.completer, self.settings.generation, progress
         )
+        if failed := said[_UNANSWERED]:
+            said[_UNANSWERED] = f"{failed} (to ask them once more: `guardline train generate --again --provider ...`)"
+        return said
 
     def _corpus(self, progress: Progress) -> dict[str, Any]:
         return assembly.run(
@@ -349,8 +359,18 @@ class Pipeline:
             seconds = time.monotonic() - started
             if main:
                 self.folder.finish(stage.name, print_, stage.artifacts, seconds)
-                said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in summary.items())
-                console.print(f"[bold]{stage.name:<11}[/bold] {seconds:6.1f} s   {escape(said)}")
+                console.print(f"[bold]{stage.name:<11}[/bold] {seconds:6.1f} s   {escape(in_words(summary))}")
+
+
+def in_words(summary: Mapping[str, Any]) -> str:
+    """Return what a stage has to say of itself as a line for people: "recommendations 3, sections 2"."""
+
+    def value(own: Any) -> str:
+        if isinstance(own, bool):
+            return "yes" if own else "no"
+        return f"{own:.4g}" if isinstance(own, float) else str(own)
+
+    return ", ".join(f"{_IN_WORDS.get(name, name.replace('_', ' '))} {value(own)}" for name, own in summary.items())
 
 
 class _Collector:
@@ -438,6 +458,7 @@ def _progress(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(), console=console, transient=True,
+        disable=not console.is_terminal,  # in a file each bar would leave an empty line
     )  # fmt: skip
 
 
@@ -496,12 +517,11 @@ def _settings(
     )
 
 
-def _generation(settings: TrainSettings, styles: Sequence[str], per_style: int | None) -> TrainSettings:
+def _generation(own: GenerationSettings, styles: Sequence[str], per_style: int | None) -> GenerationSettings:
     """Return settings with what the options change of the statements that are asked for.
 
     As many unsafe statements as safe ones, so that the labels balance; of seven, one is easy and four are hard.
     """
-    own = settings.generation
     if styles:
         own = replace(own, styles=tuple(styles))
     if per_style:
@@ -513,7 +533,18 @@ def _generation(settings: TrainSettings, styles: Sequence[str], per_style: int |
             unsafe_medium=medium,
             unsafe_hard=hard,
         )
-    return replace(settings, generation=own)
+    return own
+
+
+def _asked_before(folder: RunFolder) -> GenerationSettings | None:
+    """Return what a language model was asked for in a run; None where nobody was asked."""
+    if _recorded_model(folder, "provider") is None:
+        return None
+    try:
+        content = json.loads((folder.root / "settings.json").read_text())
+        return TypeAdapter(GenerationSettings).validate_python(content["generation"])
+    except (ValueError, KeyError):
+        return None
 
 
 def _letters(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...]:
@@ -525,10 +556,12 @@ def _letters(_: click.Context, __: click.Parameter, value: str | None) -> tuple[
     return tuple(sorted(chosen))
 
 
-def _cost(folder: RunFolder) -> str:
+def _cost(folder: RunFolder, models: Sequence[ProviderSettings]) -> str:
     """Say what language models have cost in this run folder."""
-    ledger = Ledger(folder.completions)
-    return f"Language models: ${ledger.spent:.4f} so far in this run folder, see {folder.completions / LEDGER}"
+    said = f"Language models: ${Ledger(folder.completions).spent:.4f} so far in this run folder"
+    if unknown := [own.model for own in models if not own.priced]:
+        said += f", without {', '.join(unknown)}, whose prices are not known"
+    return f"{said}; every call is in {folder.completions / LEDGER}"
 
 
 @click.command()
@@ -604,8 +637,11 @@ def command(
     extract the recommendations, and the pack's recorded statements are learnt from.
     """
     pack = Pack.load(pack_)
-    settings = _generation(_settings(profile, base, pooling, seed, epochs), styles, per_style)
+    settings = _settings(profile, base, pooling, seed, epochs)
     folder = RunFolder(run_ or DEFAULT_RUN.parent / pack.spec.id)
+    # What is recorded answers only the requests that it was recorded for.
+    asked = (None if llm.online else _asked_before(folder)) or settings.generation
+    settings = replace(settings, generation=_generation(asked, styles, per_style))
     provider = llm.settings if llm.online else _recorded_model(folder, "provider")
     llm = replace(llm, settings=provider or llm.settings)
     judging = llm.judge(load_provider(judge_)) if judge_ else None
@@ -623,13 +659,13 @@ def command(
     console.print(f"Training [bold]{pack.spec.id}[/bold] ({profile} profile) in {folder.root}")
     for role, name, own in (("Writer", "--provider", llm if provider else None), ("Judge", "--judge", judging)):
         if own:
-            how = f"at {own.settings.base_url}" if own.online else f"recorded answers only, without {name}"
+            how = f"at {own.settings.base_url}" if own.online else f"recorded answers only, for want of {name}"
             console.print(f"{role}: {own.settings.model}, {how}")
     pipeline = Pipeline(folder, pack, settings, completer, judge, provider, judging.settings if judging else None)
     try:
         pipeline.run(stages or STAGES, console, again=again)
     finally:
         if (folder.completions / LEDGER).exists():
-            console.print(_cost(folder))
+            console.print(_cost(folder, [own for own in (pipeline.provider, pipeline.judged_by) if own]))
     if not stages or "evaluate" in stages:
         console.print(f"Model package: {folder.package}\nReport:        {folder.evaluation / 'report.html'}")

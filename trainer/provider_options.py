@@ -92,7 +92,9 @@ def provider_options(command: F) -> F:
     ) -> Any:
         settings = _settings(provider, provider_url, provider_model)
         online = settings is not None
-        if not online and (batch or max_cost is not None or retry_refused):
+        # A judge (an option of some commands) is asked without a provider, too.
+        asks = online or rest.get("judge_")
+        if not asks and (batch or max_cost is not None or retry_refused):
             raise ProviderError("--batch, --max-cost and --retry-refused need a --provider")
         settings = settings or load_provider(DEFAULT_PROVIDER)
         llm = ProviderOptions(

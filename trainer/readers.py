@@ -19,6 +19,7 @@ from bs4.element import NavigableString, PageElement, PreformattedString
 from pypdf import PdfReader
 from pypdf.errors import DependencyError
 
+from monitor.text import well_formed
 from trainer.errors import PackError
 
 #: A dense page takes pypdf up to half a second.
@@ -139,7 +140,7 @@ class _Blocks:
         self._buffer: list[str] = []
         self._kinds = ["p"]
         self._rows: list[list[str] | None] = []  # the cells of each row that is open; None where it lays out
-        self._cell = ""  # the tag of the cell that is open in the innermost row
+        self._in_cell = False  # of the innermost row
         self._heads = False  # that row has column headings only
 
     def add(self, text: str) -> None:
@@ -157,13 +158,13 @@ class _Blocks:
             self._end_row(cells)
         elif tag in ("td", "th"):
             self._end_cell()
-            self._cell = tag
+            self._in_cell = True
             self._heads = self._heads and tag == "th"
         else:
             self.add(" ")
         if tag == "tr":
             self._rows.append([])
-            self._cell, self._heads = "", True
+            self._in_cell, self._heads = False, True
         self._kinds.append(tag if tag in _HEADING_TAGS | {"li"} else "p")
 
     def leave(self, tag: str) -> None:
@@ -197,8 +198,8 @@ class _Blocks:
 
     def _end_cell(self) -> None:
         """Finish the cell that is open; one without text keeps its place, so that the next stay in their columns."""
-        self._flush(keep_empty=bool(self._cell))
-        self._cell = ""
+        self._flush(keep_empty=self._in_cell)
+        self._in_cell = False
 
     def _flush(self, *, keep_empty: bool = False) -> None:
         text = _clean("".join(self._buffer))
@@ -370,7 +371,8 @@ def _pdf_lines(name: str, content: bytes) -> list[list[str]]:
         total = 0
         for page in reader.pages:
             # NFKC: typesetters' ligatures become letters again. A soft hyphen at a line end is a hyphen.
-            lines = unicodedata.normalize("NFKC", page.extract_text().replace("\u00ad\n", "-\n")).split("\n")
+            text = well_formed(page.extract_text()).replace("\u00ad\n", "-\n")
+            lines = unicodedata.normalize("NFKC", text).split("\n")
             pages.append([clean for line in lines if (clean := _clean(line))])
             total += sum(map(len, pages[-1]))
             if total > MAX_CHARS:

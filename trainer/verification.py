@@ -206,17 +206,6 @@ def check(
     ]
 
 
-def verify(
-    rows: Sequence[Example],
-    recommendations: Sequence[Recommendation],
-    settings: RuleSettings = RuleSettings(),
-    names: Sequence[str] = (),
-) -> tuple[list[Example], list[Rejected]]:
-    """Return the statements that pass the rules, and the others with the reason; see `check`."""
-    wrong = {c.id: f"{c.rule}: {c.reason}" for c in check(rows, recommendations, settings, names) if not c.ok}
-    return _without(rows, wrong)
-
-
 def _without(rows: Iterable[Example], reasons: Mapping[str, str]) -> tuple[list[Example], list[Rejected]]:
     kept: list[Example] = []
     rejected: list[Rejected] = []

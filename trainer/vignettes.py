@@ -161,6 +161,13 @@ class Limit(_Judged, Ground):
         """Tell whether a value lies within the bounds."""
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 
+    def beyond(self, side: Literal["low", "high"] | None) -> list[float]:
+        """Return the values outside the bounds, or only those beyond one of them."""
+        outside = [v for v in self.values if not self.allows(v)]
+        if side is None:
+            return outside
+        return [v for v in outside if (self.low is not None and v < self.low) == (side == "low")]
+
     @model_validator(mode="after")
     def _bounds(self) -> Self:
         given = (self.low is not None, self.high is not None)
@@ -169,6 +176,9 @@ class Limit(_Judged, Ground):
             raise ValueError(f"{self.id}: a {self.kind} does not go with these bounds")
         if len({self.allows(v) for v in self.values}) < 2:
             raise ValueError(f"{self.id}: values: give some within the bounds and some outside")
+        for verdict in self.verdicts:
+            if not self.beyond(verdict.side):
+                raise ValueError(f"{self.id}: no value lies beyond the side of the verdict {verdict.other!r}")
         return self
 
 
@@ -299,6 +309,12 @@ class Courses(_Strict):
             raise ValueError("groups: two have the same length")
         return groups
 
+    @model_validator(mode="after")
+    def _some_wrong(self) -> Self:
+        if len({g.days for g in self.groups} | {*self.others}) < 2:
+            raise ValueError(f"{self.id}: others: give a length that is wrong")
+        return self
+
 
 class Contrast(_Strict):
     """`from` in a statement on a recommendation becomes `to`, which recommendation `because` rules out."""
@@ -330,7 +346,9 @@ class Rule:
     recommendations: tuple[str, ...]
     spec: Limit | Regardless | Levels | Doses | Courses
     names: tuple[str, ...]
-    bands: tuple[Band, ...] = ()  # of all dose rules, for the right dose and for plausible wrong ones
+    #: Of all dose rules. Its own come first: the first band that holds a patient gives the right dose, the others
+    #: plausible wrong ones.
+    bands: tuple[Band, ...] = ()
 
 
 def _read(path: Path) -> VignetteSpec:
@@ -423,10 +441,22 @@ def load_rules(source: Path | Pack, recommendations: Sequence[Recommendation] | 
             if rule.same_as not in dosing or not dosing[rule.same_as].bands:
                 raise PackError(f"{path}: rule {rule.id}: same_as names no dose rule with bands: {rule.same_as!r}")
             rule = rule.model_copy(update={"bands": dosing[rule.same_as].bands})
-        rules.append(
-            Rule(rule.id, rule.kind, rule.category, tuple(dict.fromkeys(names)), rule, tuple(spec.names), bands)
-        )
+        own = (*rule.bands, *bands) if isinstance(rule, Doses) else ()
+        if isinstance(rule, Doses) and (patient := _without_dose(rule, own)):
+            raise PackError(
+                f"{path}: rule {rule.id}: bands: {patient.kg:g} kg, {patient.age} has no dose on the first day, or "
+                "none on the later ones"
+            )
+        rules.append(Rule(rule.id, rule.kind, rule.category, tuple(dict.fromkeys(names)), rule, tuple(spec.names), own))
     return rules
+
+
+def _without_dose(rule: Doses, bands: Sequence[Band]) -> Patient | None:
+    """Return a patient of the rule whom no band gives a dose on the first or on the later days."""
+    for patient in (p for band in rule.bands for p in band.patients):
+        if {b.days for b in bands if b.holds(patient)} != {"first", "later"}:
+            return patient
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -813,7 +843,7 @@ def _bounds_in_words(rule: Limit) -> str:
 
 def _distance(rule: Limit, value: float) -> float:
     """Return how far a value lies from the nearest bound, as a share of the bound."""
-    return min(abs(value - bound) / bound for bound in (rule.low, rule.high) if bound)
+    return min((abs(value - bound) / bound for bound in (rule.low, rule.high) if bound), default=1.0)
 
 
 def _judged_slots(rule: Limit | Regardless, names: Sequence[str], rng: random.Random) -> dict[str, str]:
@@ -840,11 +870,7 @@ def _surface(rule: Limit | Regardless, rng: random.Random) -> tuple[int, bool, f
 def _limit_pair(rule: Limit, names: Sequence[str], rng: random.Random) -> _Pair:
     verdict = rng.choice(rule.verdicts)
     inside = [v for v in rule.values if rule.allows(v)]
-    outside = [
-        v
-        for v in rule.values
-        if not rule.allows(v) and (verdict.side is None or (v < (rule.low or 0)) == (verdict.side == "low"))
-    ]
+    outside = rule.beyond(verdict.side)
     slots, frame, surface = _judged_slots(rule, names, rng), rng.choice(_JUDGED_FRAMES), _surface(rule, rng)
 
     def say(value: float, asserted: bool) -> _Said:
@@ -898,13 +924,18 @@ def _band_of(bands: Sequence[Band], patient: Patient, day: int) -> Band:
     return next(b for b in bands if b.days == days and b.holds(patient))
 
 
-def _wrong_doses(bands: Sequence[Band], patient: Patient, day: int) -> list[float]:
-    """Return plausible wrong doses: of another day or band, halved, doubled, for a misread weight."""
+def _wrong_doses(bands: Sequence[Band], patient: Patient, day: int, *, per_kg: bool) -> list[float]:
+    """Return plausible wrong doses in mg: of another day or band, halved, doubled; `per_kg`: round per kilogram."""
     right = _band_of(bands, patient, day).dose(patient)
     fixed_here = _band_of(bands, patient, day).mg is not None
     others = [b.dose(patient) for b in bands if fixed_here == (b.mg is not None)]
     candidates = {*others, *(b.mg for b in bands if b.mg is not None), right * 2, right / 2, right * 1.5}
-    return sorted(d for d in candidates if abs(d - right) > 0.12 * right)
+    wrong = sorted(d for d in candidates if abs(d - right) > 0.12 * right)
+    if not per_kg:
+        return wrong
+    rates = {b.mg_per_kg for b in bands if b.mg_per_kg is not None}
+    rates |= {rate * factor for rate in rates for factor in (0.5, 1.5, 2)}
+    return [d for d in wrong if round(d / patient.kg, 6) in {round(rate, 6) for rate in rates}]
 
 
 def _day(day: int, form: int) -> str:
@@ -928,7 +959,7 @@ def _dose_pair(rule: Doses, bands: Sequence[Band], names: Sequence[str], rng: ra
 
     right = _band_of(bands, patient, day)
     dose = right.dose(patient)
-    wrong = [d for d in _wrong_doses(bands, patient, day) if not per_kg or d / patient.kg in (5, 2.5, 1.25, 10, 7.5)]
+    wrong = _wrong_doses(bands, patient, day, per_kg=per_kg)
     other_day = 1 if day > 1 else rng.randint(2, 5)
     other_dose = _band_of(bands, patient, other_day).dose(patient)
 
@@ -1080,28 +1111,3 @@ def explain(example: Example) -> str:
     if not isinstance(example, Vignette):
         raise CorpusError(f"{example.id}: not a vignette of this process: only `generate` knows why")
     return example.reason
-
-
-def mix(corpus: Sequence[Example], vignettes: Sequence[Example], ratio: float, rng: random.Random) -> list[Example]:
-    """Return the corpus followed by `ratio` vignettes for each of its statements, whole families drawn at random.
-
-    Raises:
-        ValueError: the ratio is negative.
-        CorpusError: there are not so many vignettes.
-    """
-    if ratio < 0:
-        raise ValueError("ratio must not be negative")
-    wanted = round(ratio * len(corpus))
-    if wanted > len(vignettes):
-        raise CorpusError(f"{wanted} vignettes are wanted and {len(vignettes)} are there: generate more")
-    families: dict[str, list[Example]] = {}
-    for vignette in vignettes:
-        families.setdefault(vignette.family, []).append(vignette)
-    order = list(families.values())
-    rng.shuffle(order)
-    drawn: list[Example] = []
-    for family in order:
-        if len(drawn) >= wanted:
-            break
-        drawn += family
-    return [*corpus, *drawn]

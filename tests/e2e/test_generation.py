@@ -70,11 +70,13 @@ sources: [{path: guideline.md, title: Zolamide for mumbles, version: "1"}]
 
 
 #: Makes sentences of their own out of one rule; none of these changes what is said.
-_FILLERS = """
-ward clinic morning handover chart pharmacy nurse consultant protocol evening round table leaflet summary note team
-visit letter record form unit department corridor desk folder binder memo board review meeting office screen page line
-paragraph guide booklet poster card label drawer shelf cabinet trolley room lobby garden window kettle lamp
-""".split()
+_FILLERS = [
+    "ward", "clinic", "morning", "handover", "chart", "pharmacy", "nurse", "consultant", "protocol", "evening",
+    "round", "table", "leaflet", "summary", "note", "team", "visit", "letter", "record", "form", "unit", "department",
+    "corridor", "desk", "folder", "binder", "memo", "board", "review", "meeting", "office", "screen", "page", "line",
+    "paragraph", "guide", "booklet", "poster", "card", "label", "drawer", "shelf", "cabinet", "trolley", "room",
+    "lobby", "garden", "window", "kettle", "lamp",
+]  # fmt: skip
 
 
 def _statement(rule: str, voice: str, number: int) -> str:
@@ -247,7 +249,7 @@ def finished(place: Place) -> Finished:
     with subprocess.Popen(
         command, cwd=CHECKOUT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
-        assert server.holding.wait(120), "no request came: is the server reached?"
+        assert server.holding.wait(300), "the server was not asked often enough"
         process.send_signal(signal.SIGKILL)
         killed = process.communicate()[0]
     lost = len(server.paid) - len((folder.completions / ANSWERS).read_bytes().splitlines())
@@ -307,7 +309,7 @@ def test_the_last_voice_is_held_out_where_none_of_the_default_ones_was_written(f
     parts = load_split(finished.folder)
     assert {e.style for e in parts[Split.TEST_OOD]} == {"c"}
     assert {e.style for part in Split if part is not Split.TEST_OOD for e in parts[part]} == {"a", "b"}
-    assert "voices never heard c" in finished.resumed.errors
+    assert re.search(r"test in unheard voices \d+ \(c\)", finished.resumed.errors)
 
 
 def test_the_judge_rejects_with_its_reason(finished: Finished) -> None:
@@ -337,7 +339,7 @@ def test_the_key_is_nowhere(finished: Finished) -> None:
 
 
 def test_all_is_current_without_provider_and_key(finished: Finished, place: Place, fresh: OpenAIServer) -> None:
-    again = place.train(finished.folder.root, "--styles", "a,b,c", "--per-style", "6", provider=False)
+    again = place.train(finished.folder.root, provider=False)
     ran = guardline(*again)
     assert ran.code == 0, ran.everything
     assert re.findall(r"(\w+) +is current", ran.errors) == list(STAGES)
@@ -354,9 +356,7 @@ def test_recorded_answers_stand_in_for_provider_and_judge(
     made = [copy.recommendations, copy.summaries, copy.generated, copy.statements, copy.splits, copy.rejected]
     before = [digest(path) for path in made]
     shutil.rmtree(copy.generated)
-    ran = guardline(
-        *place.train(copy.root, *ASKING, "--styles", "a,b,c", "--per-style", "6", "--again", provider=False)
-    )
+    ran = guardline(*place.train(copy.root, *ASKING, "--again", provider=False))
     assert ran.code == 0, ran.everything
     assert fresh.bodies == []
     assert [digest(path) for path in made] == before
@@ -380,12 +380,14 @@ def test_evaluating_again_keeps_whose_answers_a_run_holds(
 def test_a_limit_stops_with_what_was_spent_and_a_higher_one_goes_on(
     place: Place, fresh: OpenAIServer, tmp_path: Path
 ) -> None:
-    arguments = place.train(tmp_path / "run", *ASKING[:4], "--styles", "a", "--per-style", "1")
+    arguments = place.train(tmp_path / "run", *ASKING[:4], "--styles", "a,b", "--per-style", "6")
     stopped = guardline(*arguments, "--max-cost", "0.03")
     assert stopped.code == 3
     assert re.search(r"guardline: \$0\.0\d+ of at most \$0\.0300 are spent", stopped.errors)
     assert "run again with a higher --max-cost" in stopped.errors
-    assert 0 < fresh.cost(1, 4) <= 0.03
+    assert "summaries" in stopped.errors
+    assert len(fresh.paid) > 6  # it was in the middle of writing
+    assert fresh.cost(1, 4) <= 0.03
     went_on = guardline(*arguments, "--max-cost", "1")
     assert went_on.code == 0, went_on.everything
     assert fresh.paid_twice == []

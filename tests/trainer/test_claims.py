@@ -20,6 +20,8 @@ def _quantities(text):
         ("100 mg bid", "100 mg 2 times a day"),
         ("100 mg every 24 hours", "100 mg once daily"),
         ("100 mg a day", "100 mg daily"),
+        ("100mg/day", "100 mg daily"),
+        ("2 mg/kg/day", "2 mg/kg daily"),
         ("give 5 mg per kilogram", "give 5 mg/kg"),
         ("reduced by 87 per cent", "reduced by 87%"),
         ("It isn't given on the fifth day", "It is not given on the 5th day."),

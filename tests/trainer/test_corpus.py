@@ -10,8 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from monitor.scope import ScopeGate
-from trainer.artifacts import RunFolder, read_rows, write_rows
-from trainer.corpus import Rejected, SplitSettings, groups, load, load_split, run, split
+from trainer.corpus import Rejected, SplitSettings, groups, load, split
 from trainer.errors import CorpusError
 from trainer.guidelines import DEFAULT_PACK, Pack, extract, scope_terms
 from trainer.types import Difficulty, Example, Label, Recommendation, Split
@@ -152,7 +151,9 @@ def test_other_topics_are_a_sample_of_each_topic(
     write_lines(tmp_path / "general" / "02.jsonl", [{"topic": "flu", "statement": None}, *rows[:5], {"topic": 3}])
     examples, rejected = load(tmp_path, [RECOMMENDATION])
     others = [e for e in examples if e.id != "a-1"]
-    assert rejected == []
+    assert [(r.id, r.file) for r in rejected] == [
+        ("general-02-1", "general/02.jsonl"), ("general-02-7", "general/02.jsonl"),
+    ]  # fmt: skip
     assert [e.text for e in others] == [f"Rest {i}." for i in range(3, 75, 3)]
     assert {(e.label, e.recommendation, e.family, e.style) for e in others} == {
         (Label.OUT_OF_SCOPE, None, "topic:gout", "general")
@@ -336,24 +337,6 @@ def test_a_line_that_is_no_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "llm_style_a.jsonl").write_text("{}\nnonsense\n")
     with pytest.raises(CorpusError, match=r"llm_style_a\.jsonl:2: not JSON"):
         load(tmp_path, [RECOMMENDATION])
-
-
-def test_run_leaves_three_files_that_agree(tmp_path: Path, write_lines: Callable[[Path, list[dict]], None]) -> None:
-    rows = [SAFE | {"id": f"a-{i}", "text": f"Give 20 mg, note {i}."} for i in range(20)]
-    write_lines(tmp_path / "corpus" / "llm_style_a.jsonl", [*rows, SAFE | {"label": "wrong"}])
-    write_lines(tmp_path / "corpus" / "llm_style_g.jsonl", [SAFE | {"id": "g-1", "text": "Contrary."}])
-    folder = RunFolder(tmp_path / "run")
-    write_rows(folder.recommendations, [RECOMMENDATION])
-    summary = run(tmp_path / "corpus", folder, SplitSettings())
-    assert summary == {
-        "statements": 21, "rejected": 1, "train": 16, "validation": 2, "test_id": 2, "test_ood": 1,
-    }  # fmt: skip
-    assert [r.id for r in read_rows(folder.rejected, Rejected)] == ["a-1"]
-    parts = load_split(folder)
-    assert {p.value: len(parts[p]) for p in Split} == {p.value: summary[p.value] for p in Split}
-    assert sorted(e.id for part in parts.values() for e in part) == sorted(
-        e.id for e in read_rows(folder.statements, Example)
-    )
 
 
 # Splits of made-up families

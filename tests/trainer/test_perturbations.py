@@ -53,6 +53,8 @@ def same(pairs: Sequence[Pair]) -> set[str]:
         ("Monitor for at least one hour.", [(1, "hours", 1, None)]),
         ("Children of 40 kg or more.", [(40, "kg", 40, None)]),
         ("Neonates under 28 days.", [(28, "days", None, 28)]),
+        ("No longer than 14 days.", [(14, "days", None, 14)]),
+        ("Wait 24 hours or longer.", [(24, "hours", 24, None)]),
         ("A 3-day course.", [(3, "days", 3, 3)]),
         ("Extend by up to 5 more days.", [(5, "days", None, 5)]),
         ("Recovery took 10 against 15 days.", [(10, "days", 10, 10), (15, "days", 15, 15)]),

@@ -12,7 +12,7 @@ from trainer.guidelines import DEFAULT_PACK, Pack, extract
 from trainer.judge import Judgement, JudgeOutcome, Relation
 from trainer.llm import Status
 from trainer.types import Difficulty, Example, Label, Recommendation, Split
-from trainer.verification import check, reason_counts, run_checks, verify
+from trainer.verification import check, reason_counts, run_checks
 
 RULE = "Adults receive 200 mg of zolamide once daily for 5 days, and it must not be given to infants."
 
@@ -129,15 +129,6 @@ def test_a_statement_out_of_scope_passes_and_one_on_an_unknown_recommendation_do
     assert _check(_safe("s1", "Fine.", recommendation="r9")).rule == "unknown-recommendation"
 
 
-def test_verify_keeps_every_row_on_one_side_with_its_reason():
-    rows = [PARENT, _unsafe("u1", PARENT.text.upper(), "s1"), _unsafe("u2", "Give 400 mg of zolamide to adults.", "s1")]
-    kept, rejected = verify(rows, [_recommendation()])
-    assert [e.id for e in kept] == ["s1", "u2"]
-    assert [(r.id, r.file, r.reason.partition(":")[0]) for r in rejected] == [
-        ("u1", "llm_style_a.jsonl", "same-as-parent")
-    ]
-
-
 @pytest.fixture(scope="module")
 def shipped():
     pack = Pack.load(DEFAULT_PACK)
@@ -193,7 +184,8 @@ def test_what_is_left_of_a_duplicates_family_joins_the_other():
 
 def test_a_training_statement_that_evaluation_has_is_taken_from_training():
     rows, recommendations = _corpus()
-    outcome = run_checks(rows, recommendations, _halves, answers=[rows[6].text])
+    names = ("zolax", "zolamide")  # read alike on both sides
+    outcome = run_checks(rows, recommendations, _halves, answers=[rows[6].text], names=names)
     reasons = {r.id: r.reason for r in outcome.rejected}
     assert reasons[rows[6].id] == "in evaluation set answers (exact 1.00)"
     assert rows[6].id not in outcome.splits[Split.TRAIN]

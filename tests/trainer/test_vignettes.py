@@ -1,6 +1,5 @@
 """Vignettes: the truth of each is worked out again from its text alone, and words by themselves do not tell it."""
 
-import random
 import re
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -30,7 +29,6 @@ from trainer.vignettes import (
     infer_rules,
     load_contrasts,
     load_rules,
-    mix,
 )
 
 PACK = Pack.load(DEFAULT_PACK)
@@ -364,21 +362,6 @@ def test_asking_for_more_than_the_rules_give_is_an_error(tmp_path: Path) -> None
     assert generate([], 0, 1) == []
 
 
-def test_mixing_keeps_families_whole_and_the_corpus_first() -> None:
-    corpus = [Example(f"a-{i}", "t", Label.SAFE, "r", "dose", None, f"a-{i}", "a") for i in range(100)]
-    vignettes = TWO_THOUSAND[:200]
-    mixed = mix(corpus, vignettes, 0.3, random.Random(1))
-    assert mixed[:100] == corpus
-    assert len(mixed) == 130
-    assert set(Counter(e.family for e in mixed[100:]).values()) == {2}
-    assert mix(corpus, vignettes, 0.0, random.Random(1)) == corpus
-    assert mixed == mix(corpus, vignettes, 0.3, random.Random(1))
-    with pytest.raises(CorpusError, match="generate more"):
-        mix(corpus, vignettes, 3.0, random.Random(1))
-    with pytest.raises(ValueError, match="negative"):
-        mix(corpus, vignettes, -0.1, random.Random(1))
-
-
 @pytest.mark.parametrize(
     ("number", "words"), [(0, "zero"), (21, "twenty-one"), (40, "forty"), (120, "one hundred and twenty")]
 )
@@ -431,6 +414,15 @@ def test_another_guideline_needs_another_file_only(tmp_path: Path) -> None:
         ({"kind": "guess"}, "does not match any of the expected tags"),
         ({"extra": 1}, "Extra inputs"),
         ({"otherwise": "9-nothing"}, "unknown recommendation"),
+        (
+            {
+                "verdicts": [
+                    {"allowed": "is right", "other": "is wrong"},
+                    {"allowed": "is not early", "other": "is early", "side": "low"},
+                ]
+            },
+            "no value lies beyond the side",
+        ),
     ],
 )
 def test_a_rule_that_the_guideline_does_not_bear_out_is_refused(
@@ -465,6 +457,54 @@ def test_dose_bands_hold_their_patients(tmp_path: Path) -> None:
     content["rules"] = [content["rules"][1]]
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(PackError, match="same_as names no dose rule"):
+        load_rules(path)
+
+
+def doses_file(folder: Path, rules: list[tuple[str, list[dict]]]) -> Path:
+    path = folder / "doses.vignettes.yaml"
+    rows = [{"kind": "dose", "id": i, "category": "dose", "contexts": [""], "bands": bands} for i, bands in rules]
+    path.write_text(yaml.safe_dump({"names": ["zolamide"], "rules": rows}))
+    return path
+
+
+def band(days: str, age: tuple[int, int] = (0, 40_000), **dose: float) -> dict:
+    low, high = age
+    patients = [{"kg": 12, "age": f"{low + 700} days"}, {"kg": 20, "age": f"{low + 800} days"}]
+    own = {"low": low, "high": high}
+    return {
+        "recommendation": "d",
+        "quote": "as said",
+        "days": days,
+        "weight": {},
+        "age": own,
+        "patients": patients,
+    } | dose
+
+
+@pytest.mark.parametrize("rate", [15, 3, 0.4])
+def test_a_dose_per_kilogram_has_wrong_ones_whatever_it_is(tmp_path: Path, rate: float) -> None:
+    path = doses_file(tmp_path, [("weight", [band("first", mg_per_kg=rate), band("later", mg_per_kg=rate)])])
+    assert len(generate(load_rules(path), 200, 1)) == 200
+
+
+def test_the_right_dose_is_that_of_the_rules_own_bands(tmp_path: Path) -> None:
+    usual, reduced = ([band("first", mg=mg), band("later", mg=mg)] for mg in (100, 50))
+    for example in generate(load_rules(doses_file(tmp_path, [("usual", usual), ("reduced", reduced)])), 100, 1):
+        assert f"rule says {100 if rule_of(example) == 'usual' else 50} m" in explain(example)
+
+
+def test_a_patient_without_a_dose_on_the_later_days_is_refused(tmp_path: Path) -> None:
+    bands = [band("first", mg=100), band("later", age=(9_000, 40_000), mg=50)]
+    with pytest.raises(PackError, match="12 kg, 700 days has no dose on the first day, or none on the later"):
+        load_rules(doses_file(tmp_path, [("usual", bands)]))
+
+
+def test_a_course_without_a_wrong_length_is_refused(tmp_path: Path) -> None:
+    group = {"recommendation": "d", "quote": "5 days", "days": 5, "settings": ["at home"]}
+    rule = {"kind": "course", "id": "course", "category": "duration", "groups": [group], "others": [5]}
+    path = tmp_path / "course.vignettes.yaml"
+    path.write_text(yaml.safe_dump({"names": ["zolamide"], "rules": [rule]}))
+    with pytest.raises(PackError, match="give a length that is wrong"):
         load_rules(path)
 
 
