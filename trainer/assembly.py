@@ -29,7 +29,7 @@ from trainer.judge import JudgeOutcome
 from trainer.llm import Completer, Status
 from trainer.settings import CorpusSettings
 from trainer.types import Difficulty, Example, Label, Recommendation, Split
-from trainer.verification import run_checks
+from trainer.verification import check, run_checks
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 #: What the checks found, as JSON.
@@ -137,19 +137,28 @@ def forecast_judge(
     )
 
 
+def _names(pack: Pack) -> list[str]:
+    """Return the one-word names of the treatment, which the checks read as the same."""
+    return [name.lower() for name in pack.spec.names if name.isalpha()]
+
+
 def _judged(
     examples: Sequence[Example],
     recommendations: Sequence[Recommendation],
     pack: Pack,
     writers: Sequence[str],
+    settings: CorpusSettings,
     completer: Completer | None,
     progress: Progress,
 ) -> JudgeOutcome | None:
     if completer is None:
         return None
-    task = progress.add_task("corpus: judge", total=len(examples))
+    # What the rules reject anyway is not paid for.
+    passed = {c.id for c in check(examples, recommendations, settings.checks.rules, _names(pack)) if c.ok}
+    asked = [e for e in examples if e.id in passed]
+    task = progress.add_task("corpus: judge", total=len(asked))
     return judge.judge(
-        examples,
+        asked,
         recommendations,
         completer,
         writers,
@@ -181,7 +190,7 @@ def run(
     """
     examples, rejected = _read(pack, folder, recommendations)
     writers = _writers(folder)
-    judged = _judged(examples, recommendations, pack, list(writers.values()), completer, progress)
+    judged = _judged(examples, recommendations, pack, list(writers.values()), settings, completer, progress)
     task = progress.add_task("corpus: checks", total=1)
     answers = corpus.load_answers(pack.corpus) if pack.spec.corpus else []
     outcome = run_checks(
@@ -191,7 +200,7 @@ def run(
         embed if settings.embedding_duplicates else None,
         [s.text for answer in answers for s in segment(str(answer["text"]))],
         judged,
-        [name.lower() for name in pack.spec.names if name.isalpha()],
+        _names(pack),
         settings.checks,
     )
     progress.advance(task)
@@ -229,5 +238,5 @@ def run(
         "training": len(splits[Split.TRAIN]),
         "validation": len(splits[Split.VALIDATION]),
         "test in heard voices": len(splits[Split.TEST_ID]),
-        "test in unheard voices": f"{len(unheard_ids)} ({', '.join(unheard) or 'all statements are in one voice'})",
+        "test in unheard voices": f"{len(unheard_ids)} ({', '.join(unheard) or 'no voice is held out'})",
     }

@@ -196,7 +196,7 @@ _KINDS: dict[str, frozenset[str]] = {
     ),
 }
 #: Endings of international non-proprietary names (WHO, "The use of stems in the selection of INN").
-_DRUG = re.compile(
+DRUG = re.compile(
     r"\w{3,}(?:vir|mab|nib|sone|solone|quine|mycin|cillin|cycline|floxacin|azole|statin|pril|sartan|olol|dipine|"
     r"parin|xaban|gatran|gliptin|gliflozin|formin|tidine|prazole|semide|thiazide|caine|profen|setron|triptan|"
     r"citinib|dronate|penem|oxetine|barbital|azepam|azolam)\b"
@@ -370,6 +370,6 @@ def _kinds_of(token: str) -> Iterable[str]:
     if token[0] == "#":
         return ("number",)
     named = [kind for kind, words in _KINDS.items() if token in words]
-    if _DRUG.fullmatch(token):
+    if DRUG.fullmatch(token):
         named.append("drug")
     return named or ("wording",)

@@ -416,7 +416,7 @@ def train(
     # One step at least, however little time there was.
     while not training.history or (schedule.progress < 1 and not _exhausted(training.history, settings.patience)):
         epoch = one_epoch(examples, recommendations, settings, training.rng)
-        losses = []
+        losses: list[float] = []
         for batch in batches(
             epoch, batch_size=settings.batch_size, recommendations=settings.recommendations_per_batch, rng=training.rng
         ):

@@ -121,8 +121,8 @@ class _Heading:
 
 
 def _title(text: str) -> str:
-    """Return a heading's own text, without the `#` that may close it."""
-    return re.sub(r"[ \t]+#+$", "", text.rstrip())
+    """Return a heading's own text, without bold type and the `#` that may close it."""
+    return re.sub(r"\*\*|__|[ \t]+#+$", "", text.rstrip()).strip()
 
 
 def _number_of(title: str) -> re.Match[str] | None:

@@ -133,7 +133,8 @@ def load_pretrained(base: str, pooling: str | None = None) -> tuple[SentenceEnco
         raise ConfigurationError(f"pooling {pooling!r} is not one of {', '.join(Pooling)}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        transformer = AutoModel.from_pretrained(source)
+        # Whatever the precision it was saved in: weights of 16 bits do not train; autocast halves what can be halved.
+        transformer = AutoModel.from_pretrained(source, dtype=torch.float32)
     except (OSError, ValueError) as error:
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise ConfigurationError(

@@ -125,7 +125,7 @@ def sentences(section: Section) -> list[Sentence]:
         offset = section.start + start
         if block.lstrip().startswith("|") and len(block) <= MAX_STATEMENT_CHARS:
             inner = block.strip().strip("|").strip()
-            cells = [normalise(cell) for cell in inner.split("|")]
+            cells = [normalise(cell.replace("\\|", "|")) for cell in re.split(r"(?<!\\)\|", inner)]
             first = ordinal != last_row + 1 or not columns
             below = section.body[slice(*spans[ordinal + 1])] if ordinal + 1 < len(spans) else ""
             if _DASHES.fullmatch(below) or (first and not any(map(str.isdigit, inner))):
@@ -295,6 +295,19 @@ def with_context(text: str, headings: Sequence[str]) -> str:
     return text
 
 
+#: What such a section says is other people's, or about the document.
+_BACK_MATTER = re.compile(
+    r"(?:references|bibliography|literature cited|acknowledge?ments|abbreviations|disclosures|"
+    r"(?:conflicts?|declarations?) of interests?|funding|(?:table of )?contents)",
+    re.IGNORECASE,
+)
+
+
+def is_back_matter(section: Section) -> bool:
+    """Tell whether a section, or one around it, lists references, abbreviations, interests and the like."""
+    return any(_BACK_MATTER.fullmatch(title.strip(" :.")) for title in (section.title, *section.parents))
+
+
 def extract_section(
     document: Document, section: Section, version: str, names: Sequence[str]
 ) -> Iterator[Recommendation]:
@@ -311,8 +324,9 @@ def extract_section(
 
 
 def extract_by_rules(document: Document, version: str, names: Sequence[str]) -> list[Recommendation]:
-    """Return the recommendations of a document in its order; `identified` makes their ids differ."""
-    return [r for section in document.sections for r in extract_section(document, section, version, names)]
+    """Return the recommendations of a document in its order, but for back matter; `identified` makes ids differ."""
+    own = [section for section in document.sections if not is_back_matter(section)]
+    return [r for section in own for r in extract_section(document, section, version, names)]
 
 
 # Measurement

@@ -19,7 +19,7 @@ from monitor.text import normalise
 from trainer import prompts
 from trainer.claims import read_claim
 from trainer.documents import Document, Section, blocks
-from trainer.extraction import context, describe, extract_section, slug
+from trainer.extraction import context, describe, extract_section, is_back_matter, slug
 from trainer.llm import Completer, Request, Status
 from trainer.types import Recommendation
 from trainer.wording import content_words, numbers
@@ -96,8 +96,10 @@ class _Asked:
 
 
 def _parts(document: Document) -> Iterator[_Asked]:
-    """Yield what is asked about: sections with words in them, long ones in parts that end with a paragraph."""
+    """Yield what is asked about: sections with words, but back matter; long ones in parts that end with a paragraph."""
     for section in document.sections:
+        if is_back_matter(section):
+            continue
         begin = end = -1
         for start, stop in blocks(section.body):
             if begin >= 0 and stop - begin > SECTION_CHARS:
@@ -133,7 +135,7 @@ _INSIDE = re.compile(r"[^\W\d_]{2}|\d\d|\d[.,]\d|[^\W_][-/][^\W_]")
 def _is_cut(text: str, at: int) -> bool:
     """Tell whether a position lies within a word or a number."""
     around = ((at - 1, at + 1), (at - 2, at + 1), (at - 1, at + 2))
-    return any(0 <= start and end <= len(text) and _INSIDE.fullmatch(text, start, end) for start, end in around)
+    return any(start >= 0 and end <= len(text) and _INSIDE.fullmatch(text, start, end) for start, end in around)
 
 
 def _normalised(text: str, start: int, end: int) -> tuple[str, list[int]]:

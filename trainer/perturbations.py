@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.claims import DRUG
 from trainer.types import Example, Label, Metric, Recommendation
 from trainer.vignettes import Contrast, in_words
 
@@ -102,6 +103,9 @@ _UNSURE = re.compile(
 _OPEN = re.compile(
     r"\b(?:any|range|choice|choose|between|limits?|anywhere|either|faster|slower|longer|shorter|end)\b", re.IGNORECASE
 )
+
+#: Digits, but for those of a name: "COVID-19", "interleukin-6".
+_NUMERAL = re.compile(r"(?<![A-Za-z]-)(?<!\d)\d+(?:\.\d+)?")
 
 
 def _value(text: str) -> float:
@@ -210,7 +214,7 @@ def _number_pairs(recommendation: Recommendation, text: str, own: bool, rng: ran
     if not own:
         if _UNSURE.search(text) or not {b.value for b in said} <= {b.value for b in rule}:
             return
-        if len(re.findall(r"\d+(?:\.\d+)?", text.replace("COVID-19", ""))) != len(said):
+        if len(_NUMERAL.findall(text)) != len(said):
             return  # numbers of other things: of the patient, of days of illness
     candidates = []
     for bound in said:
@@ -246,7 +250,7 @@ _BE = r"(?P<be>is|are|was|were)"
 _ACT = (
     r"(?=(?: still| now| also| simply| safely)? (?:be (?:given|used|added|prescribed|offered|treated|infused|started|"
     r"considered|dosed|extended|combined|continued|switched|repeated|ordered|administered|charted)|receive|continue|start|"
-    r"get|have remdesivir|go on)\b)"
+    rf"get|have {DRUG.pattern}|go on)\b)"
 )
 #: What people are told to do with a fact; it is not the fact that turns round with such a verb.
 _TOLD_TO = (

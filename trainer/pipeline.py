@@ -49,7 +49,7 @@ from trainer.errors import StageMissing
 from trainer.generation import Context, GenerationSettings
 from trainer.guidelines import DEFAULT_PACK, Pack, read_sources
 from trainer.judge import require_other_model
-from trainer.llm import Completer, Completion, Request, ignore
+from trainer.llm import Completer, Completion, Request, Status, ignore
 from trainer.provider_options import ProviderOptions, provider_options
 from trainer.providers import ProviderSettings, load_provider
 from trainer.settings import PROFILES, TrainSettings
@@ -61,10 +61,10 @@ STAGES = ("extract", "passages", "summaries", "generate", "corpus", "encoder", "
 _DISTRIBUTED = ("encoder",)
 #: Language models that a run records, by what they do.
 _MODELS = ("provider", "judge")
-_UNANSWERED = "requests without an answer"
 #: Names in what stages say of themselves that need more words.
 _IN_WORDS = {
     "kept": "kept that of epoch",
+    "recommendations found at 5": "recommendations found among the first five of them",
     "unanswered": "questions without an answer",
     "extractive": "summaries in the guideline's own sentences",
 }
@@ -78,6 +78,21 @@ class _Stage:
     inputs: Callable[[], str]
     artifacts: Sequence[Path]
     run: Callable[[Progress], dict[str, Any]]
+
+
+class _Watched:
+    """A completer that keeps the reasons of requests that got no answer."""
+
+    def __init__(self, completer: Completer) -> None:
+        self._completer = completer
+        self.model = completer.model
+        self.failures: list[str] = []
+
+    def complete(self, requests: Sequence[Request], advance: Callable[[int], None] = ignore) -> list[Completion]:
+        """Ask the completer."""
+        found = self._completer.complete(requests, advance)
+        self.failures += [c.reason or "no reason given" for c in found if c.status is Status.FAILED]
+        return found
 
 
 class Pipeline:
@@ -99,8 +114,8 @@ class Pipeline:
         self.folder = folder
         self.pack = pack
         self.settings = settings
-        self.completer = completer
-        self.judge = judge
+        self.completer = _Watched(completer) if completer else None
+        self.judge = _Watched(judge) if judge else None
         self.provider = provider
         self.judged_by = judged_by
 
@@ -152,12 +167,9 @@ class Pipeline:
     def _generate(self, progress: Progress) -> dict[str, Any]:
         if self.completer is None:
             return {"skipped:": "no language model is named, so the pack's recorded statements are used"}
-        said = generation.run(
+        return generation.run(
             self.recommendations(), self.context(), self.folder, self.completer, self.settings.generation, progress
         )
-        if failed := said[_UNANSWERED]:
-            said[_UNANSWERED] = f"{failed} (to ask them once more: `guardline train generate --again --provider ...`)"
-        return said
 
     def _corpus(self, progress: Progress) -> dict[str, Any]:
         return assembly.run(
@@ -340,9 +352,9 @@ class Pipeline:
         for stage in self._stages():
             whole = stage.name != "export" or (self.folder.package / MANIFEST).exists()
             if stage.name not in wanted:
-                if not (whole and all(path.exists() for path in stage.artifacts)) and STAGES.index(stage.name) < max(
-                    map(STAGES.index, wanted)
-                ):
+                # The stamp comes last: a stage that was killed may have left some of its files.
+                there = self.folder.stamp(stage.name).exists() and all(path.exists() for path in stage.artifacts)
+                if not (whole and there) and STAGES.index(stage.name) < max(map(STAGES.index, wanted)):
                     raise StageMissing(
                         f"{self.folder.root}: run `guardline train {stage.name}` first, or `guardline train` for all"
                     )
@@ -358,8 +370,22 @@ class Pipeline:
                 summary = stage.run(progress)
             seconds = time.monotonic() - started
             if main:
-                self.folder.finish(stage.name, print_, stage.artifacts, seconds)
                 console.print(f"[bold]{stage.name:<11}[/bold] {seconds:6.1f} s   {escape(in_words(summary))}")
+                if failures := self._failures():
+                    # Not current, so that the next run asks them; what was answered is kept.
+                    self.folder.stamp(stage.name).unlink(missing_ok=True)
+                    said = f"{len(failures)} requests got no answer, and the next run asks them again: {failures[0]}"
+                    console.print(f"{'':<11} [yellow]{escape(said)}[/yellow]")
+                else:
+                    self.folder.finish(stage.name, print_, stage.artifacts, seconds)
+
+    def _failures(self) -> list[str]:
+        """Return why requests of the last stage got no answer, and forget it."""
+        watched = [own for own in (self.completer, self.judge) if own]
+        reasons = [reason for own in watched for reason in own.failures]
+        for own in watched:
+            own.failures.clear()
+        return reasons
 
 
 def in_words(summary: Mapping[str, Any]) -> str:
@@ -558,7 +584,8 @@ def _letters(_: click.Context, __: click.Parameter, value: str | None) -> tuple[
 
 def _cost(folder: RunFolder, models: Sequence[ProviderSettings]) -> str:
     """Say what language models have cost in this run folder."""
-    said = f"Language models: ${Ledger(folder.completions).spent:.4f} so far in this run folder"
+    spent = max(Ledger(folder.completions).spent, 0.0)  # sums of floats may end a little below
+    said = f"Language models: ${spent:.4f} so far in this run folder"
     if unknown := [own.model for own in models if not own.priced]:
         said += f", without {', '.join(unknown)}, whose prices are not known"
     return f"{said}; every call is in {folder.completions / LEDGER}"

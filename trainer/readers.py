@@ -207,7 +207,7 @@ class _Blocks:
         cells = self._rows[-1] if self._rows else None
         if cells is not None:
             if text or keep_empty:
-                cells.append(text)
+                cells.append(text.replace("|", "\\|"))
         elif text:
             self.done.append((text, self._kinds[-1]))
             if self._kinds[-1] == "li":

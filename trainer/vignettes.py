@@ -441,13 +441,15 @@ def load_rules(source: Path | Pack, recommendations: Sequence[Recommendation] | 
             if rule.same_as not in dosing or not dosing[rule.same_as].bands:
                 raise PackError(f"{path}: rule {rule.id}: same_as names no dose rule with bands: {rule.same_as!r}")
             rule = rule.model_copy(update={"bands": dosing[rule.same_as].bands})
-        own = (*rule.bands, *bands) if isinstance(rule, Doses) else ()
-        if isinstance(rule, Doses) and (patient := _without_dose(rule, own)):
+        dosed = (*rule.bands, *bands) if isinstance(rule, Doses) else ()
+        if isinstance(rule, Doses) and (patient := _without_dose(rule, dosed)):
             raise PackError(
                 f"{path}: rule {rule.id}: bands: {patient.kg:g} kg, {patient.age} has no dose on the first day, or "
                 "none on the later ones"
             )
-        rules.append(Rule(rule.id, rule.kind, rule.category, tuple(dict.fromkeys(names)), rule, tuple(spec.names), own))
+        rules.append(
+            Rule(rule.id, rule.kind, rule.category, tuple(dict.fromkeys(names)), rule, tuple(spec.names), dosed)
+        )
     return rules
 
 

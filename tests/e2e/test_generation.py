@@ -29,7 +29,7 @@ import yaml
 from monitor import cli
 from monitor.package import ModelPackage
 from tests.trainer.conftest import tiny_bert  # noqa: F401 - a fixture
-from tests.trainer.openai_server import KEY, OpenAIServer, local
+from tests.trainer.openai_server import KEY, Fault, OpenAIServer, local
 from trainer.artifacts import RunFolder, digest, read_json_lines, read_rows
 from trainer.assembly import split_settings
 from trainer.completions import ANSWERS
@@ -391,6 +391,21 @@ def test_a_limit_stops_with_what_was_spent_and_a_higher_one_goes_on(
     went_on = guardline(*arguments, "--max-cost", "1")
     assert went_on.code == 0, went_on.everything
     assert fresh.paid_twice == []
+
+
+@pytest.mark.usefixtures("key")
+def test_what_got_no_answer_is_asked_by_the_next_run(
+    place: Place, fresh: OpenAIServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fresh, "fault_always", Fault.SERVER_ERROR)
+    failed = guardline(*place.train(tmp_path / "run", "extract"))
+    assert failed.code == 0, failed.everything
+    assert "sections by rules 3" in failed.errors
+    assert "3 requests got no answer, and the next run asks them again: HTTP 500" in failed.errors
+    monkeypatch.setattr(fresh, "fault_always", None)
+    answered = guardline(*place.train(tmp_path / "run", "extract"))
+    assert "sections by rules 0" in answered.errors
+    assert "extract     is current" in guardline(*place.train(tmp_path / "run", "extract")).errors
 
 
 @pytest.mark.usefixtures("key")

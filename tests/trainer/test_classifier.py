@@ -127,11 +127,6 @@ def test_calibration_is_a_line_in_the_log_odds() -> None:
 
 
 def test_large_logits_do_not_overflow() -> None:
-    head = JointHead(np.array([[500.0], [-500.0]]), np.zeros(2), 1.0, 0.0)
-    np.testing.assert_allclose(head.p_unsafe(np.array([[0.5], [-0.5]], dtype=np.float32)), [0, 1], atol=1e-9)
-
-
-def test_larger_logits_do_not_overflow_either() -> None:
     head = JointHead(np.array([[500.0], [-500.0]]), np.zeros(2), 3.0, 0.0)
     np.testing.assert_allclose(head.p_unsafe(np.array([[0.5], [-0.5]], dtype=np.float32)), [0, 1], atol=1e-9)
 
@@ -284,7 +279,7 @@ def blurred() -> tuple[dict[Split, NDArray], dict[Split, list[Example]]]:
     return {p: v for p, (v, _) in parts.items()}, {p: e for p, (_, e) in parts.items()}
 
 
-def test_the_conformal_band_holds_on_statements_that_had_no_part_in_it(blurred: tuple, tmp_path: Path) -> None:
+def test_the_conformal_band_holds_on_statements_that_had_no_part_in_it(blurred: tuple) -> None:
     own = replace(OWN, policy="conformal", alpha=0.1, beta=0.2)
     fitted = fit_and_explain(*blurred, RULES, own)
     found = fitted.classifier

@@ -67,8 +67,8 @@ def test_underlined_headings_are_headings_and_code_holds_none() -> None:
     assert [(s.title, s.level) for s in found] == [("Title", 1), ("Dose", 2)]
 
 
-def test_a_heading_that_begins_with_a_quantity_keeps_it_and_closing_marks_go() -> None:
-    found = sections("## 12 weeks and later ##\n## 2.5 mg/kg daily\n## 2.1 eGFR\n## 3 Doses\n")
+def test_a_heading_that_begins_with_a_quantity_keeps_it_and_marks_go() -> None:
+    found = sections("## 12 weeks and later ##\n## 2.5 mg/kg daily\n## **2.1** eGFR\n## **3 Doses**\n")
     assert [(s.number, s.title) for s in found] == [
         ("h0", "12 weeks and later"), ("h1", "2.5 mg/kg daily"), ("2.1", "eGFR"), ("3", "Doses"),
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import BertConfig, BertModel, ByT5Tokenizer, RobertaConfig, RobertaModel
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, ByT5Tokenizer, RobertaConfig, RobertaModel
 
 from monitor.errors import ConfigurationError
 from trainer.artifacts import RunFolder
@@ -58,6 +58,13 @@ def test_any_encoder_by_path(tiny_model: Path) -> None:
     vectors = Embedder(model, tokenizer, max_length=64, sub_batch=2).embed(TEXTS)
     assert vectors.shape == (len(TEXTS), 32)
     assert vectors.dtype == np.float32
+
+
+def test_weights_are_fp32_whatever_they_were_saved_in(tmp_path: Path, tiny_bert: Path) -> None:
+    AutoModel.from_pretrained(tiny_bert).half().save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(tmp_path)
+    model, _ = load_pretrained(str(tmp_path))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
 def test_the_default_encoder_comes_with_the_package() -> None:

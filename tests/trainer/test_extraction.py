@@ -132,13 +132,15 @@ def test_table_rows_name_their_columns_and_quote_their_cells() -> None:
 
 
 def test_column_headings_with_numbers_are_headings_and_empty_cells_keep_their_columns() -> None:
-    table = "| Drug | Under 40 kg | 40 kg or more |\n|---|---|---|\n| Zolamide | | 20 mg |"
+    table = "| Drug | Under 40 kg | 40 kg or more |\n|---|---|---|\n| Zolamide \\| ZLM | | 20 mg |"
     page = (
         "<html><h2>1 Dose</h2><table><tr><th>Drug</th><th>Under 40 kg</th><th>40 kg or more</th></tr>"
-        "<tr><td>Zolamide</td><td></td><td>20 mg</td></tr></table>"
+        "<tr><td>Zolamide | ZLM</td><td></td><td>20 mg</td></tr></table>"
     )
     for own in (document(f"## 1 Dose\n\n{table}\n"), document(page, ".html")):
-        assert [r.text for r in extract_by_rules(own, "1", ("zolamide",))] == ["Drug: Zolamide; 40 kg or more: 20 mg."]
+        assert [r.text for r in extract_by_rules(own, "1", ("zolamide",))] == [
+            "Drug: Zolamide | ZLM; 40 kg or more: 20 mg."
+        ]
 
 
 def test_a_table_without_headings_loses_no_row() -> None:
@@ -152,6 +154,14 @@ def test_ids_are_stable_when_numbers_and_negations_change_and_differ_within_a_do
     assert old.id == new.id == "1-loading-dose"
     twice = identified([old, new, old], {"guideline": "a-"})
     assert [r.id for r in twice] == ["a-1-loading-dose", "a-1-loading-dose-2", "a-1-loading-dose-3"]
+
+
+def test_references_and_other_back_matter_hold_no_recommendation() -> None:
+    text = "## 1 Dose\nGive 5 mg.\n## References\nZolamide should be given. Lancet 2020.\n### Web\nStop it. 2021.\n"
+    assert texts(text) == ["Give 5 mg."]
+    model = Scripted({})
+    extract_with(model, [(document(text), "1")], "mumbles", "zolamide", ["zolamide"])
+    assert len(model.asked) == 1
 
 
 # What a recommendation states
