@@ -70,7 +70,7 @@ def quick(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
         (folder.package / "manifest.json").write_text(json.dumps({"seen": seen}))
         return {"model": "x"}
 
-    def fake_evaluation(corpus: Path, rules: Any, folder: RunFolder, *rest: Any) -> Any:
+    def fake_evaluation(corpus: Path, rules: Any, folder: RunFolder, *rest: Any, **more: Any) -> Any:
         (folder.evaluation / "seen").write_text(digest(corpus))
         return SimpleNamespace(summary=[])
 
