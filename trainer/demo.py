@@ -34,7 +34,7 @@ from monitor.package import MANIFEST
 from monitor.records import FlagRecord, VerdictRecord
 from monitor.settings import DEFAULT_MODEL, DEFAULT_RUN
 from monitor.types import Verdict
-from trainer import corpus
+from trainer.statements import corpus
 
 _CORPUS = Path(__file__).parent / "data" / "corpus"
 _ROLES = {

@@ -12,13 +12,13 @@ from rich.console import Console
 
 from monitor.package import MANIFEST
 from monitor.settings import DEFAULT_RUN
-from trainer import reviews
 from trainer.artifacts import RunFolder, read_rows
-from trainer.corpus import load_split
-from trainer.evaluation import TESTS, load_judged, load_metrics
+from trainer.evaluation import reviews
+from trainer.evaluation.report import comparison, difficulties, reviewed, shares, side_by_side
+from trainer.evaluation.stage import TESTS, load_judged, load_metrics
 from trainer.pipeline import evaluate_again
-from trainer.report import comparison, difficulties, reviewed, shares, side_by_side
 from trainer.settings import EvaluationSettings
+from trainer.statements.corpus import load_split
 from trainer.types import Metric, Recommendation, Split
 
 

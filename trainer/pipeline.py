@@ -29,31 +29,22 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from monitor.errors import ConfigurationError
 from monitor.package import MANIFEST, SCHEMA_VERSION
 from monitor.settings import DEFAULT_RUN
-from trainer import (
-    assembly,
-    classifier,
-    contrastive,
-    corpus,
-    encoder,
-    evaluation,
-    export,
-    generation,
-    guidelines,
-    report,
-    retrieval,
-    summaries,
-)
 from trainer.artifacts import RunFolder, digest, fingerprint, read_rows, write_json
-from trainer.costs import LEDGER, Ledger
 from trainer.errors import StageMissing
-from trainer.generation import Context, GenerationSettings
-from trainer.guidelines import DEFAULT_PACK, Pack, read_sources
-from trainer.judge import require_other_model
-from trainer.llm import Completer, Completion, Request, Status, ignore
-from trainer.provider_options import ProviderOptions, provider_options
-from trainer.providers import ProviderSettings, load_provider
+from trainer.evaluation import report
+from trainer.evaluation import stage as evaluation
+from trainer.evaluation.suites import further_suites
+from trainer.guideline import guidelines, retrieval, summaries
+from trainer.guideline.guidelines import DEFAULT_PACK, Pack, read_sources
+from trainer.llm.costs import LEDGER, Ledger
+from trainer.llm.options import ProviderOptions, provider_options
+from trainer.llm.port import Completer, Completion, Request, Status, ignore
+from trainer.llm.providers import ProviderSettings, load_provider
+from trainer.model import classifier, contrastive, encoder, export
 from trainer.settings import PROFILES, TrainSettings
-from trainer.suites import further_suites
+from trainer.statements import assembly, corpus, generation
+from trainer.statements.generation import Context, GenerationSettings
+from trainer.statements.judge import require_other_model
 from trainer.types import Recommendation, Split
 
 STAGES = ("extract", "passages", "summaries", "generate", "corpus", "encoder", "classifier", "export", "evaluate")

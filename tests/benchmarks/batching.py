@@ -19,7 +19,7 @@ from monitor.package import ModelPackage
 from monitor.segmentation import segment
 from monitor.settings import DEFAULT_MODEL
 from tests.benchmarks.results import report
-from trainer.corpus import load_answers
+from trainer.statements.corpus import load_answers
 
 CORPUS = Path(__file__).parents[2] / "trainer" / "data" / "corpus"
 ROUNDS = 5

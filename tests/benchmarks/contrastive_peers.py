@@ -21,10 +21,11 @@ from rich.console import Console
 from sklearn.metrics import f1_score, roc_auc_score
 
 from tests.benchmarks.results import report
-from trainer import classifier, contrastive, corpus
-from trainer.encoder import joint_classes
-from trainer.guidelines import DEFAULT_PACK, Pack, extract
+from trainer.guideline.guidelines import DEFAULT_PACK, Pack, extract
+from trainer.model import classifier, contrastive
+from trainer.model.encoder import joint_classes
 from trainer.settings import ClassifierSettings, EncoderSettings
+from trainer.statements import corpus
 from trainer.types import Example, Recommendation, Split
 
 Vectors = NDArray[np.float32]

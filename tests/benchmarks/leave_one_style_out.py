@@ -22,10 +22,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, roc_auc_score
 
 from tests.benchmarks.results import CHECKOUT, report
-from trainer import classifier, contrastive, corpus
-from trainer.encoder import Embedder, Floats, load_pretrained
-from trainer.guidelines import DEFAULT_PACK, Pack, extract
+from trainer.guideline.guidelines import DEFAULT_PACK, Pack, extract
+from trainer.model import classifier, contrastive
+from trainer.model.encoder import Embedder, Floats, load_pretrained
 from trainer.settings import ClassifierSettings, EncoderSettings, Objective
+from trainer.statements import corpus
 from trainer.types import Difficulty, Example, Recommendation, Split
 
 FROZEN = "frozen"

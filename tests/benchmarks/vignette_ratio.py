@@ -14,10 +14,11 @@ from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
 from tests.benchmarks.results import report
-from trainer import classifier, contrastive, corpus, vignettes
-from trainer.encoder import Embedder, Floats
-from trainer.guidelines import DEFAULT_PACK, Pack, extract
+from trainer.guideline.guidelines import DEFAULT_PACK, Pack, extract
+from trainer.model import classifier, contrastive
+from trainer.model.encoder import Embedder, Floats
 from trainer.settings import ClassifierSettings, EncoderSettings
+from trainer.statements import corpus, vignettes
 from trainer.types import Example, Split
 
 RATIOS = (0.0, 0.1, 0.3)

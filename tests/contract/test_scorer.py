@@ -17,7 +17,7 @@ from monitor.screening import Scorer
 from monitor.settings import Settings
 from monitor.types import Message
 from tests.fixtures_services import LocalTriton
-from trainer.corpus import load_answers
+from trainer.statements.corpus import load_answers
 
 pytestmark = [pytest.mark.model, pytest.mark.connected]
 

@@ -31,14 +31,14 @@ from monitor.package import ModelPackage
 from tests.trainer.conftest import tiny_bert  # noqa: F401 - a fixture
 from tests.trainer.openai_server import KEY, Fault, OpenAIServer, local
 from trainer.artifacts import RunFolder, digest, read_json_lines, read_rows
-from trainer.assembly import split_settings
-from trainer.completions import ANSWERS
-from trainer.corpus import SplitSettings, load_split
-from trainer.costs import LEDGER
-from trainer.generation import BRIEFS
-from trainer.guidelines import Pack
+from trainer.guideline.guidelines import Pack
+from trainer.llm.completions import ANSWERS
+from trainer.llm.costs import LEDGER
 from trainer.pipeline import STAGES, Pipeline, evaluate_again
 from trainer.settings import CorpusSettings
+from trainer.statements.assembly import split_settings
+from trainer.statements.corpus import SplitSettings, load_split
+from trainer.statements.generation import BRIEFS
 from trainer.types import Example, Label, Recommendation, Split
 
 CHECKOUT = Path(__file__).resolve().parents[2]

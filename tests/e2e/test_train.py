@@ -15,7 +15,7 @@ import torch
 
 from monitor.package import ModelPackage
 from tests.trainer.conftest import make_tiny_bert
-from trainer.guidelines import DEFAULT_PACK
+from trainer.guideline.guidelines import DEFAULT_PACK
 
 PACK = DEFAULT_PACK.with_name("covid19-nirmatrelvir.yaml")
 #: Killed while each of these is at work: as soon as the file of the stage before is there.

@@ -24,15 +24,15 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel, PreTrainedTokenizerFast
 
-from trainer import encoder
 from trainer.artifacts import RunFolder
-from trainer.corpus import SplitSettings
-from trainer.duplicates import DuplicateSettings
-from trainer.guidelines import Pack
-from trainer.leakage import LeakageSettings
+from trainer.guideline.guidelines import Pack
+from trainer.model import encoder
 from trainer.pipeline import STAGES, Pipeline
 from trainer.settings import CorpusSettings, EncoderSettings, EvaluationSettings, TrainSettings
-from trainer.verification import CheckSettings
+from trainer.statements.corpus import SplitSettings
+from trainer.statements.duplicates import DuplicateSettings
+from trainer.statements.leakage import LeakageSettings
+from trainer.statements.verification import CheckSettings
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits, on a busy machine ten times as long
 

@@ -28,8 +28,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
-from trainer.llm import Request
-from trainer.providers import ProviderSettings, RetrySettings
+from trainer.llm.port import Request
+from trainer.llm.providers import ProviderSettings, RetrySettings
 
 KEY = "sk-local-0123456789abcdef"
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from rich.progress import Progress
 
-from trainer import assembly
 from trainer.artifacts import RunFolder, read_json_lines, read_rows
-from trainer.corpus import load_split
-from trainer.guidelines import DEFAULT_PACK, Pack, extract
+from trainer.guideline.guidelines import DEFAULT_PACK, Pack, extract
 from trainer.settings import CorpusSettings
+from trainer.statements import assembly
+from trainer.statements.corpus import load_split
 from trainer.types import Example, Split
 
 WriteLines = Callable[[Path, list[dict]], None]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from trainer.calibration import (
+from trainer.model.calibration import (
     MAX_KNOTS,
     Calibration,
     CalibrationModule,
@@ -21,7 +21,7 @@ from trainer.calibration import (
     log_loss,
     platt,
 )
-from trainer.heads import Folds, held_out_folds
+from trainer.model.heads import Folds, held_out_folds
 
 FITS = (platt, isotonic)
 BENT = Calibration(0.8, -0.1, ((-2.0, -3.0), (-0.5, -0.4), (0.0, 0.1), (1.5, 4.0)))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.claims import changes, numeral, read_claim
+from trainer.statements.claims import changes, numeral, read_claim
 
 
 def _quantities(text):

@@ -20,8 +20,9 @@ from monitor.policy import judge
 from monitor.records import Thresholds
 from monitor.types import ModelScores, Verdict
 from trainer.artifacts import RunFolder
-from trainer.calibration import Calibration
-from trainer.classifier import (
+from trainer.errors import CorpusError, StageMissing
+from trainer.model.calibration import Calibration
+from trainer.model.classifier import (
     POLICIES,
     Classifier,
     OperatingPoint,
@@ -42,10 +43,9 @@ from trainer.classifier import (
     save,
     threshold,
 )
-from trainer.conformal import NOT_JUDGED
-from trainer.encoder import Embedder, load_pretrained
-from trainer.errors import CorpusError, StageMissing
-from trainer.heads import Hidden, JointHead
+from trainer.model.conformal import NOT_JUDGED
+from trainer.model.encoder import Embedder, load_pretrained
+from trainer.model.heads import Hidden, JointHead
 from trainer.settings import ClassifierSettings
 from trainer.types import Difficulty, Example, Label, Split
 

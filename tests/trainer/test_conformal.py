@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from trainer.conformal import (
+from trainer.errors import CorpusError
+from trainer.model.conformal import (
     NOT_JUDGED,
     Band,
     check_coverage,
@@ -20,7 +21,6 @@ from trainer.conformal import (
     outcomes,
     wilson,
 )
-from trainer.errors import CorpusError
 
 
 def band_of(bad: list[float] | NDArray, good: list[float] | NDArray, **own: float) -> Band:

@@ -19,11 +19,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from rich.progress import Progress
 
-from trainer import contrastive
 from trainer.artifacts import RunFolder
-from trainer.contrastive import Criterion, backward, batches, one_epoch, train, validation_auc
-from trainer.encoder import Embedder, joint_classes, load_pretrained, load_trained
 from trainer.errors import CorpusError
+from trainer.model import contrastive
+from trainer.model.contrastive import Criterion, backward, batches, one_epoch, train, validation_auc
+from trainer.model.encoder import Embedder, joint_classes, load_pretrained, load_trained
 from trainer.settings import EncoderSettings, Objective
 from trainer.types import Example, Label, Recommendation
 

@@ -10,9 +10,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from monitor.scope import ScopeGate
-from trainer.corpus import Rejected, SplitSettings, groups, load, split
 from trainer.errors import CorpusError
-from trainer.guidelines import DEFAULT_PACK, Pack, extract, scope_terms
+from trainer.guideline.guidelines import DEFAULT_PACK, Pack, extract, scope_terms
+from trainer.statements.corpus import Rejected, SplitSettings, groups, load, split
 from trainer.types import Difficulty, Example, Label, Recommendation, Split
 
 RECOMMENDATION = Recommendation("r1", "1", "Dose", "Give 20 mg.", "g.md", "1", "Give 20 mg.", 0, 11)

@@ -1,13 +1,13 @@
 """The data card says what the run found, and what it did not do."""
 
 from trainer.artifacts import RunFolder
-from trainer.corpus import Rejected
-from trainer.datacard import Provenance, render_datacard, write_datacard
-from trainer.judge import Judgement, JudgeOutcome, Relation
-from trainer.leakage import LeakageSettings
-from trainer.llm import Status
+from trainer.llm.port import Status
+from trainer.statements.corpus import Rejected
+from trainer.statements.datacard import Provenance, render_datacard, write_datacard
+from trainer.statements.judge import Judgement, JudgeOutcome, Relation
+from trainer.statements.leakage import LeakageSettings
+from trainer.statements.verification import CheckSettings, run_checks
 from trainer.types import Difficulty, Example, Label, Recommendation, Split
-from trainer.verification import CheckSettings, run_checks
 
 RULES = [Recommendation(f"r{i}", "1", "", "Give 2 mg.", "g.md", "1", "Give 2 mg.", 0, 10) for i in range(6)]
 ABOUT = Provenance("Zolamide for flu", "flu", "zolamide", ("A digest, version 3",), written_by={"a": "openai, gpt-x"})

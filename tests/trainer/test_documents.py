@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pypdf import PageObject, PdfReader, PdfWriter
 
-from trainer import documents, readers
-from trainer.documents import Kind, blocks, fetch, read, read_file, readable_files, sections
 from trainer.errors import PackError
-from trainer.guidelines import DEFAULT_PACK
+from trainer.guideline import documents, readers
+from trainer.guideline.documents import Kind, blocks, fetch, read, read_file, readable_files, sections
+from trainer.guideline.guidelines import DEFAULT_PACK
 
 SHIPPED = DEFAULT_PACK.parent
 

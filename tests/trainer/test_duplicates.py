@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.claims import read_claim
-from trainer.duplicates import DuplicateSettings, SketchIndex, near_duplicates, sketch
+from trainer.statements.claims import read_claim
+from trainer.statements.duplicates import DuplicateSettings, SketchIndex, near_duplicates, sketch
 from trainer.types import Example, Label
 
 TEXT = "The powder is reconstituted with sterile water and then diluted in 0.9% sodium chloride before infusion."

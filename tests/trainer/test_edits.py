@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from trainer.corpus import load
-from trainer.edits import guideline_example, number_edits
-from trainer.guidelines import DEFAULT_PACK, Pack, extract
+from trainer.guideline.guidelines import DEFAULT_PACK, Pack, extract
+from trainer.statements.corpus import load
+from trainer.statements.edits import guideline_example, number_edits
 from trainer.types import Difficulty, Example, Label, Recommendation
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")

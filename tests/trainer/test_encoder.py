@@ -15,7 +15,8 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, ByT5To
 
 from monitor.errors import ConfigurationError
 from trainer.artifacts import RunFolder
-from trainer.encoder import (
+from trainer.errors import StageMissing
+from trainer.model.encoder import (
     PRESETS,
     Embedder,
     Pooling,
@@ -25,7 +26,6 @@ from trainer.encoder import (
     load_trained,
     save,
 )
-from trainer.errors import StageMissing
 from trainer.settings import DEFAULT_ENCODER
 from trainer.types import Example, Label
 

@@ -12,11 +12,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from monitor.settings import DEFAULT_RUN
-from trainer import evaluate, evaluation, report, reviews
+from trainer import evaluate
 from trainer.artifacts import RunFolder, digest, write_json
-from trainer.corpus import load_split
 from trainer.errors import CorpusError, StageMissing
-from trainer.evaluation import CONTRASTIVE, FROZEN, FROZEN_BINARY, load_metrics
+from trainer.evaluation import report, reviews
+from trainer.evaluation import stage as evaluation
+from trainer.evaluation.stage import CONTRASTIVE, FROZEN, FROZEN_BINARY, load_metrics
+from trainer.statements.corpus import load_split
 from trainer.types import Metric
 
 

@@ -17,11 +17,10 @@ from monitor.package import ModelPackage
 from monitor.records import Thresholds
 from monitor.types import Message, MessageVerdict, Statement, StatementScore, StatementVerdict, Verdict
 from tests.trainer.conftest import HIDDEN
-from trainer import corpus, evaluation
 from trainer.artifacts import RunFolder, read_rows
-from trainer.corpus import load_split
 from trainer.errors import StageMissing
-from trainer.evaluation import (
+from trainer.evaluation import stage as evaluation
+from trainer.evaluation.stage import (
     CONTRASTIVE,
     FROZEN,
     FROZEN_BINARY,
@@ -35,6 +34,8 @@ from trainer.evaluation import (
     wilson,
 )
 from trainer.settings import ClassifierSettings, EvaluationSettings
+from trainer.statements import corpus
+from trainer.statements.corpus import load_split
 from trainer.types import Difficulty, Example, Label, Metric, Recommendation, Split
 
 SETTINGS = EvaluationSettings(bootstrap=50, seed=3)

@@ -21,14 +21,14 @@ from tritonclient.grpc import model_config_pb2
 
 from monitor.errors import ConfigurationError, ModelMismatch
 from monitor.package import INPUTS, OUT_OF_SCOPE, OUTPUTS, SCHEMA_VERSION, ModelPackage, sha256_file
-from trainer import classifier, export
 from trainer.artifacts import RunFolder, digest, read_rows
-from trainer.classifier import Classifier
-from trainer.encoder import Embedder, load_pretrained, load_trained
 from trainer.errors import ParityError
-from trainer.export import MAX_BATCH, ServedEncoder, parity, to_onnx, triton_config
-from trainer.guidelines import scope_terms
-from trainer.heads import Hidden, JointHead
+from trainer.guideline.guidelines import scope_terms
+from trainer.model import classifier, export
+from trainer.model.classifier import Classifier
+from trainer.model.encoder import Embedder, load_pretrained, load_trained
+from trainer.model.export import MAX_BATCH, ServedEncoder, parity, to_onnx, triton_config
+from trainer.model.heads import Hidden, JointHead
 from trainer.types import Recommendation
 
 HIDDEN = 32

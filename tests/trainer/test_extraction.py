@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.artifacts import RunFolder, read_json_lines, read_rows
-from trainer.documents import Document, read, read_file
-from trainer.extraction import extract_by_rules, identified, measure
-from trainer.guidelines import DEFAULT_PACK, Pack, run
-from trainer.llm import Completion, Request, Status
-from trainer.llm_extraction import Extraction, extract_with, find_quote
-from trainer.quantities import quantities
+from trainer.guideline.documents import Document, read, read_file
+from trainer.guideline.extraction import extract_by_rules, identified, measure
+from trainer.guideline.guidelines import DEFAULT_PACK, Pack, run
+from trainer.guideline.llm_extraction import Extraction, extract_with, find_quote
+from trainer.guideline.quantities import quantities
+from trainer.guideline.wording import find_rating, is_recommendation
+from trainer.llm.port import Completion, Request, Status
 from trainer.types import Recommendation
-from trainer.wording import find_rating, is_recommendation
 
 SHIPPED = DEFAULT_PACK.parent
 

@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from rich.progress import Progress
 
 from tests.trainer.openai_server import KEY, Fault, OpenAIServer, local
-from trainer import corpus, generation
 from trainer.artifacts import RunFolder, read_json_lines, write_rows
-from trainer.completions import CompletionCache, RecordedCompleter
-from trainer.costs import estimate
-from trainer.generation import (
+from trainer.llm.completions import CompletionCache, RecordedCompleter
+from trainer.llm.costs import estimate
+from trainer.llm.openai_completer import OpenAICompleter
+from trainer.llm.port import Completion, Request, Status, ignore
+from trainer.statements import corpus, generation
+from trainer.statements.generation import (
     BRIEFS,
     Context,
     GenerationSettings,
@@ -32,8 +34,6 @@ from trainer.generation import (
     plan_unsafe,
     preview,
 )
-from trainer.llm import Completion, Request, Status, ignore
-from trainer.openai_completer import OpenAICompleter
 from trainer.types import Difficulty, Label, Recommendation
 
 SMALL = GenerationSettings(
@@ -249,9 +249,9 @@ from pathlib import Path
 from rich.progress import Progress
 from trainer import generation
 from trainer.artifacts import RunFolder, read_rows
-from trainer.completions import CompletionCache
-from trainer.openai_completer import OpenAICompleter
-from trainer.providers import load_provider
+from trainer.llm.completions import CompletionCache
+from trainer.llm.openai_completer import OpenAICompleter
+from trainer.llm.providers import load_provider
 from trainer.types import Recommendation
 
 folder = RunFolder(Path(sys.argv[1]))

@@ -11,7 +11,7 @@ import pytest
 
 from trainer.artifacts import RunFolder, read_json_lines, read_rows
 from trainer.errors import PackError
-from trainer.guidelines import DEFAULT_PACK, Pack, extract, read_sources, run, scope_terms
+from trainer.guideline.guidelines import DEFAULT_PACK, Pack, extract, read_sources, run, scope_terms
 from trainer.types import Recommendation
 
 SHIPPED = DEFAULT_PACK.parent

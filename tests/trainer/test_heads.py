@@ -15,8 +15,8 @@ from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from trainer.calibration import Calibration, CalibrationModule
-from trainer.heads import (
+from trainer.model.calibration import Calibration, CalibrationModule
+from trainer.model.heads import (
     CANDIDATES,
     EXPORTABLE,
     CandidateScore,

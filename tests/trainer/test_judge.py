@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from trainer.errors import ProviderError
-from trainer.judge import Relation, Verdict, judge, require_other_model
-from trainer.llm import Completion, Status
+from trainer.llm.port import Completion, Status
+from trainer.statements.judge import Relation, Verdict, judge, require_other_model
 from trainer.types import Difficulty, Example, Label, Recommendation
 
 

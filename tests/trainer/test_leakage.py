@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from trainer.claims import read_claim
-from trainer.leakage import LeakageSettings, bag_of_words_audit, decontaminate
+from trainer.statements.claims import read_claim
+from trainer.statements.leakage import LeakageSettings, bag_of_words_audit, decontaminate
 from trainer.types import Difficulty, Example, Label
 
 WORDS = [

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from tests.trainer.openai_server import KEY, Fact, Fault, OpenAIServer, fact, local, strict_problem
-from trainer import prompts
-from trainer.chat import Reply, body, input_bound, interpret, key_of, messages
-from trainer.completions import ANSWERS, CompletionCache, RecordedCompleter
 from trainer.errors import CompletionsError, PromptError
-from trainer.llm import Completer, Request, Status, request_key, response_schema
-from trainer.openai_completer import OpenAICompleter
-from trainer.providers import BUILT_IN
+from trainer.llm import prompts
+from trainer.llm.chat import Reply, body, input_bound, interpret, key_of, messages
+from trainer.llm.completions import ANSWERS, CompletionCache, RecordedCompleter
+from trainer.llm.openai_completer import OpenAICompleter
+from trainer.llm.port import Completer, Request, Status, request_key, response_schema
+from trainer.llm.providers import BUILT_IN
 
 
 class Colour(BaseModel):

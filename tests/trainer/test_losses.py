@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from trainer.losses import joint_cross_entropy, supervised_contrastive
+from trainer.model.losses import joint_cross_entropy, supervised_contrastive
 
 
 def by_the_formula(z: torch.Tensor, classes: list[int], tau: float) -> float:

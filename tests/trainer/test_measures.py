@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from trainer import measures
-from trainer.measures import (
+from trainer.evaluation import measures
+from trainer.evaluation.measures import (
     BINS,
     FINE_METRICS,
     METRICS,

@@ -9,9 +9,9 @@ import pytest
 
 from monitor.package import ModelPackage
 from trainer.artifacts import RunFolder
-from trainer.corpus import load_split
-from trainer.evaluation import CONTRASTIVE, FROZEN, load_metrics
-from trainer.modelcard import CARD, DataFacts, model_card, write_card
+from trainer.evaluation.modelcard import CARD, DataFacts, model_card, write_card
+from trainer.evaluation.stage import CONTRASTIVE, FROZEN, load_metrics
+from trainer.statements.corpus import load_split
 from trainer.types import Label, Metric, Split
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from monitor.scope import ScopeGate
 from monitor.text import normalise
-from trainer.corpus import Rejected, SplitSettings, load, load_answers, split
-from trainer.guidelines import DEFAULT_PACK, Pack, extract, scope_terms
+from trainer.guideline.guidelines import DEFAULT_PACK, Pack, extract, scope_terms
+from trainer.statements.corpus import Rejected, SplitSettings, load, load_answers, split
 from trainer.types import Difficulty, Example, Label, Recommendation, Split
 
 PACK = DEFAULT_PACK.with_name("covid19-nirmatrelvir.yaml")

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.corpus import load
-from trainer.guidelines import DEFAULT_PACK, Pack, extract
-from trainer.perturbations import INVARIANCE, NEGATION, NUMBER, POPULATION, Pair, bounds, measure, suites
+from trainer.evaluation.perturbations import INVARIANCE, NEGATION, NUMBER, POPULATION, Pair, bounds, measure, suites
+from trainer.guideline.guidelines import DEFAULT_PACK, Pack, extract
+from trainer.statements.corpus import load
+from trainer.statements.vignettes import Contrast, load_contrasts
 from trainer.types import Example, Label, Recommendation
-from trainer.vignettes import Contrast, load_contrasts
 
 PACK = Pack.load(DEFAULT_PACK)
 RECOMMENDATIONS = extract(PACK)

@@ -17,13 +17,16 @@ from rich.console import Console
 from rich.progress import Progress
 
 from monitor.package import ModelPackage
-from trainer import contrastive, evaluation, export, pipeline, report
+from trainer import pipeline
 from trainer.artifacts import RunFolder, digest
-from trainer.corpus import load_split
 from trainer.errors import CorpusError, StageMissing
-from trainer.guidelines import Pack
+from trainer.evaluation import report
+from trainer.evaluation import stage as evaluation
+from trainer.guideline.guidelines import Pack
+from trainer.model import contrastive, export
 from trainer.pipeline import STAGES, Pipeline, command, evaluate_again
 from trainer.settings import PROFILES, TrainSettings
+from trainer.statements.corpus import load_split
 from trainer.types import Label, Split
 
 

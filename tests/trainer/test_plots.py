@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from trainer import plots
-from trainer.evaluation import CONTRASTIVE, FROZEN, FROZEN_BINARY
-from trainer.plots import colours, project, to_svg
+from trainer.evaluation import plots
+from trainer.evaluation.plots import colours, project, to_svg
+from trainer.evaluation.stage import CONTRASTIVE, FROZEN, FROZEN_BINARY
 from trainer.types import Difficulty, Example, Label, Metric
 
 MODELS = [FROZEN_BINARY, FROZEN, CONTRASTIVE]

@@ -18,14 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trainer.openai_server import BILLED, KEY, Fact, Fault, OpenAIServer, fact, local
-from trainer.calls import Caller, _retry_after
-from trainer.completions import CompletionCache, RecordedCompleter
-from trainer.costs import Ledger, estimate
 from trainer.errors import CompletionsError, CostLimitReached, ProviderError
-from trainer.llm import Request, Status
-from trainer.openai_completer import OpenAICompleter
-from trainer.provider_options import ProviderOptions, provider_options
-from trainer.providers import BUILT_IN, ProviderSettings, RetrySettings, api_key, custom_provider, load_provider
+from trainer.llm.calls import Caller, _retry_after
+from trainer.llm.completions import CompletionCache, RecordedCompleter
+from trainer.llm.costs import Ledger, estimate
+from trainer.llm.openai_completer import OpenAICompleter
+from trainer.llm.options import ProviderOptions, provider_options
+from trainer.llm.port import Request, Status
+from trainer.llm.providers import BUILT_IN, ProviderSettings, RetrySettings, api_key, custom_provider, load_provider
 
 ANSWER = '{"text": "fine"}'
 
@@ -188,7 +188,7 @@ def test_backoff_stays_within_its_full_jitter_bound(
     server: OpenAIServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bounds: list[tuple[float, float]] = []
-    monkeypatch.setattr("trainer.calls.random.uniform", lambda low, high: bounds.append((low, high)) or 0.0)
+    monkeypatch.setattr("trainer.llm.calls.random.uniform", lambda low, high: bounds.append((low, high)) or 0.0)
     server.fault_always = Fault.SERVER_ERROR
     retry = RetrySettings(attempts=6, base_seconds=1, cap_seconds=5)
     OpenAICompleter(local(server, retry=retry), CompletionCache(tmp_path)).complete([fact()])
@@ -455,9 +455,9 @@ _RUN = """
 import sys
 from pathlib import Path
 from tests.trainer.openai_server import fact
-from trainer.completions import CompletionCache
-from trainer.openai_completer import OpenAICompleter
-from trainer.providers import load_provider
+from trainer.llm.completions import CompletionCache
+from trainer.llm.openai_completer import OpenAICompleter
+from trainer.llm.providers import load_provider
 
 settings, folder, batch = sys.argv[1:]
 OpenAICompleter(load_provider(settings), CompletionCache(Path(folder)), batch=batch == "batch").complete(

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from trainer.documents import read
 from trainer.errors import PackError
-from trainer.guidelines import DEFAULT_PACK
-from trainer.rendering import command, to_pdf
+from trainer.guideline.documents import read
+from trainer.guideline.guidelines import DEFAULT_PACK
+from trainer.guideline.rendering import command, to_pdf
 
 SHIPPED = DEFAULT_PACK.parent
 
@@ -18,7 +18,7 @@ def test_shipped_renderings_are_up_to_date(tmp_path: Path) -> None:
     assert ran.exit_code == 0, ran.output
     made = {suffix: (tmp_path / f"covid19-remdesivir.{suffix}").read_bytes() for suffix in ("html", "pdf")}
     shipped = {suffix: (SHIPPED / f"covid19-remdesivir.{suffix}").read_bytes() for suffix in ("html", "pdf")}
-    again = "run `python -m trainer.rendering` and commit what it writes"
+    again = "run `python -m trainer.guideline.rendering` and commit what it writes"
     assert made["html"] == shipped["html"], again
     assert read("g", made["pdf"], ".pdf") == read("g", shipped["pdf"], ".pdf"), again
 

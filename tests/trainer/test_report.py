@@ -17,9 +17,8 @@ from rich.console import Console
 
 from monitor.package import ModelPackage
 from trainer.artifacts import RunFolder
-from trainer.evaluation import CONTRASTIVE, FROZEN, FROZEN_BINARY, TESTS, VOICES, Measured, load_judged, load_metrics
-from trainer.measures import METRICS, Judged
-from trainer.report import (
+from trainer.evaluation.measures import METRICS, Judged
+from trainer.evaluation.report import (
     comparison,
     difficulties,
     interval,
@@ -30,6 +29,16 @@ from trainer.report import (
     side_by_side,
     summary,
     write_report,
+)
+from trainer.evaluation.stage import (
+    CONTRASTIVE,
+    FROZEN,
+    FROZEN_BINARY,
+    TESTS,
+    VOICES,
+    Measured,
+    load_judged,
+    load_metrics,
 )
 from trainer.types import Difficulty, Example, Label, Metric, Split
 

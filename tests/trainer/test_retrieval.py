@@ -17,11 +17,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from trainer.artifacts import RunFolder, write_rows
-from trainer.documents import sections
-from trainer.encoder import Embedder, load_pretrained
 from trainer.errors import CorpusError, PackError, StageMissing
-from trainer.guidelines import DEFAULT_PACK, Pack, SourceSpec, extract
-from trainer.retrieval import (
+from trainer.guideline.documents import sections
+from trainer.guideline.guidelines import DEFAULT_PACK, Pack, SourceSpec, extract
+from trainer.guideline.retrieval import (
     RRF_K,
     HybridIndex,
     measure_recall,
@@ -35,6 +34,7 @@ from trainer.retrieval import (
     sentences_of,
     tokenize,
 )
+from trainer.model.encoder import Embedder, load_pretrained
 from trainer.settings import DEFAULT_ENCODER, EvaluationSettings
 from trainer.types import Example, Label, Passage, Recommendation
 

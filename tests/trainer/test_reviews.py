@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer import reviews
 from trainer.artifacts import RunFolder
 from trainer.errors import CorpusError
-from trainer.measures import Judged
-from trainer.reviews import FIELDS, Review, Reviews, export, key, load, sample
+from trainer.evaluation import reviews
+from trainer.evaluation.measures import Judged
+from trainer.evaluation.reviews import FIELDS, Review, Reviews, export, key, load, sample
 from trainer.settings import EvaluationSettings
 from trainer.types import Difficulty, Example, Label, Recommendation, Split
 

@@ -10,9 +10,9 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer import corpus
-from trainer.guidelines import DEFAULT_PACK, Pack, extract
-from trainer.revisions import STALE, What, affected, command, diff, is_against, stale_statements
+from trainer.guideline.guidelines import DEFAULT_PACK, Pack, extract
+from trainer.guideline.revisions import STALE, What, affected, command, diff, is_against, stale_statements
+from trainer.statements import corpus
 from trainer.types import Difficulty, Example, Label, Recommendation
 
 SHIPPED = DEFAULT_PACK.parent

@@ -18,10 +18,9 @@ from rich.progress import Progress
 from monitor.text import normalise
 from trainer.artifacts import RunFolder, read_json_lines, write_rows
 from trainer.errors import StageMissing
-from trainer.guidelines import DEFAULT_PACK, Pack, SourceSpec, extract
-from trainer.llm import Completion, Request, Status, response_schema
-from trainer.retrieval import HybridIndex, passages, read_passages, sentences_of
-from trainer.summaries import (
+from trainer.guideline.guidelines import DEFAULT_PACK, Pack, SourceSpec, extract
+from trainer.guideline.retrieval import HybridIndex, passages, read_passages, sentences_of
+from trainer.guideline.summaries import (
     EXTRACTIVE,
     CitedSentence,
     Summary,
@@ -35,6 +34,7 @@ from trainer.summaries import (
     search_query,
     unsupported,
 )
+from trainer.llm.port import Completion, Request, Status, response_schema
 from trainer.types import Passage, Recommendation
 
 SOURCE = SourceSpec(path="guideline.md", title="Guideline", version="1")

@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 import pytest
 
-from trainer.corpus import SplitSettings, load, split
-from trainer.guidelines import DEFAULT_PACK, Pack, extract
-from trainer.judge import Judgement, JudgeOutcome, Relation
-from trainer.llm import Status
+from trainer.guideline.guidelines import DEFAULT_PACK, Pack, extract
+from trainer.llm.port import Status
+from trainer.statements.corpus import SplitSettings, load, split
+from trainer.statements.judge import Judgement, JudgeOutcome, Relation
+from trainer.statements.verification import check, reason_counts, run_checks
 from trainer.types import Difficulty, Example, Label, Recommendation, Split
-from trainer.verification import check, reason_counts, run_checks
 
 RULE = "Adults receive 200 mg of zolamide once daily for 5 days, and it must not be given to infants."
 

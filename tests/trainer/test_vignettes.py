@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from trainer import vignettes
 from trainer.artifacts import read_rows, write_rows
 from trainer.errors import CorpusError, PackError
-from trainer.guidelines import DEFAULT_PACK, Pack, extract
-from trainer.types import Difficulty, Example, Label
-from trainer.vignettes import (
+from trainer.guideline.guidelines import DEFAULT_PACK, Pack, extract
+from trainer.statements import vignettes
+from trainer.statements.vignettes import (
     Limit,
     Rule,
     explain,
@@ -30,6 +29,7 @@ from trainer.vignettes import (
     load_contrasts,
     load_rules,
 )
+from trainer.types import Difficulty, Example, Label
 
 PACK = Pack.load(DEFAULT_PACK)
 RECOMMENDATIONS = extract(PACK)

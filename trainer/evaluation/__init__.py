@@ -1,0 +1,1 @@
+"""How good it is: metrics with intervals, suites, report, model card, reviewers' labels."""

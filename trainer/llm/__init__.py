@@ -1,0 +1,1 @@
+"""Language models behind one port: providers, batches, recorded completions, costs, prompts."""

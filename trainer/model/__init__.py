@@ -1,0 +1,1 @@
+"""What is learnt: losses, contrastive fine-tuning, heads, calibration, thresholds, and the export that is served."""
