@@ -356,7 +356,7 @@ _ONE_OF_TWO = """
 import sys
 import torch
 from tests.trainer.test_contrastive import gradients
-from trainer import encoder
+from trainer.model import encoder
 from trainer.settings import EncoderSettings
 torch.set_num_threads(1)
 encoder._half_is_faster = lambda where: False

@@ -98,7 +98,7 @@ def test_again_that_fails_prints_no_old_figures(
 ) -> None:
     folder = RunFolder(Path(shutil.copytree(toy_run.folder.root, tmp_path / "run")))
 
-    def breaks(*_: object) -> None:
+    def breaks(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(evaluation, "run", breaks)

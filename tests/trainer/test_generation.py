@@ -92,7 +92,7 @@ def run(folder: Path, answer: Callable[[Request], Any], wanted: GenerationSettin
 
 
 def test_briefs_cover_the_styles_and_categories_of_the_shipped_corpus() -> None:
-    files = list((Path(corpus.__file__).parent / "data" / "corpus").glob("llm_style_*.jsonl"))
+    files = list((Path(corpus.__file__).parents[1] / "data" / "corpus").glob("llm_style_*.jsonl"))
     assert {file.stem.removeprefix("llm_style_") for file in files} == set(BRIEFS.styles)
     assert {row["category"] for file in files for row in read_json_lines(file)} == set(BRIEFS.categories)
     assert set(BRIEFS.difficulties) == set(Difficulty)
@@ -247,7 +247,7 @@ _RUN = """
 import sys
 from pathlib import Path
 from rich.progress import Progress
-from trainer import generation
+from trainer.statements import generation
 from trainer.artifacts import RunFolder, read_rows
 from trainer.llm.completions import CompletionCache
 from trainer.llm.openai_completer import OpenAICompleter
