@@ -612,7 +612,7 @@ def _cost(folder: RunFolder, models: Sequence[ProviderSettings]) -> str:
 )
 @click.option(
     "--pooling",
-    type=click.Choice(list(encoder.Pooling)),
+    type=click.Choice([pooling.value for pooling in encoder.Pooling]),
     help="How tokens become a sentence.  [default: the encoder's own]",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Of the encoder.  [default: the profile's]")
