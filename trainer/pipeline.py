@@ -10,17 +10,14 @@ exported package, through the monitor's own path.
 from __future__ import annotations
 
 import json
-import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import click
 from pydantic import TypeAdapter
 from rich.console import Console
 from rich.markup import escape
@@ -28,30 +25,26 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from monitor.errors import ConfigurationError
 from monitor.package import MANIFEST, SCHEMA_VERSION
-from monitor.settings import DEFAULT_RUN
 from trainer.artifacts import RunFolder, digest, fingerprint, read_rows, write_json
 from trainer.errors import StageMissing
 from trainer.evaluation import report
 from trainer.evaluation import stage as evaluation
 from trainer.evaluation.suites import further_suites
 from trainer.guideline import guidelines, retrieval, summaries
-from trainer.guideline.guidelines import DEFAULT_PACK, Pack, read_sources
-from trainer.llm.costs import LEDGER, Ledger
-from trainer.llm.options import ProviderOptions, provider_options
+from trainer.guideline.guidelines import Pack, read_sources
 from trainer.llm.port import Completer, Completion, Request, Status, ignore
-from trainer.llm.providers import ProviderSettings, load_provider
+from trainer.llm.providers import ProviderSettings
 from trainer.model import classifier, contrastive, encoder, export
-from trainer.settings import PROFILES, TrainSettings
+from trainer.settings import TrainSettings
 from trainer.statements import assembly, corpus, generation
-from trainer.statements.generation import Context, GenerationSettings
-from trainer.statements.judge import require_other_model
+from trainer.statements.generation import Context
 from trainer.types import Recommendation, Split
 
 STAGES = ("extract", "passages", "summaries", "generate", "corpus", "encoder", "classifier", "export", "evaluate")
 #: Stages in which every process takes part; `accelerate launch` is for these.
 _DISTRIBUTED = ("encoder",)
 #: Language models that a run records, by what they do.
-_MODELS = ("provider", "judge")
+MODELS = ("provider", "judge")
 #: Names in what stages say of themselves that need more words.
 _IN_WORDS = {
     "kept": "kept that of epoch",
@@ -390,87 +383,6 @@ def in_words(summary: Mapping[str, Any]) -> str:
     return ", ".join(f"{_IN_WORDS.get(name, name.replace('_', ' '))} {value(own)}" for name, own in summary.items())
 
 
-class _Collector:
-    """A completer that sends nothing: it notes what it is asked and answers what is recorded."""
-
-    def __init__(self, recorded: Completer) -> None:
-        self._recorded = recorded
-        self.model = recorded.model
-        self.requests: list[Request] = []
-
-    def complete(self, requests: Sequence[Request], advance: Callable[[int], None] = ignore) -> list[Completion]:
-        """Answer as recorded."""
-        self.requests += requests
-        return self._recorded.complete(requests, advance)
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What a whole run would ask: of the writer, and of the judge if there is one.
-
-    `exact`: the recommendations are those that the run will have, so their number is certain.
-    """
-
-    writer: list[Request]
-    judge: list[Request]
-    exact: bool
-
-
-def forecast(pack: Pack, settings: TrainSettings, recorded: Completer, judge: Completer | None = None) -> Forecast:
-    """Return what language models would be asked in a whole run, from recorded answers where there are some.
-
-    The stages before the statements run in a folder of their own, rules and extracts standing in for what is not
-    recorded; so the requests are the very ones of the next run up to the first answer that is missing, and about as
-    many and as long from there on. `recorded` and `judge` are off-line completers.
-    """
-    writer = _Collector(recorded)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = RunFolder(Path(scratch))
-        pipeline = Pipeline(folder, pack, settings, writer)
-        pipeline.run(STAGES[: STAGES.index("generate")], Console(quiet=True))
-        recommendations, context = pipeline.recommendations(), pipeline.context()
-        extraction = json.loads((folder.root / guidelines.REPORT).read_text())
-        asked = generation.forecast(recommendations, context, settings.generation, recorded)
-        judging = _Collector(judge) if judge else None
-        if judging:
-            # Written into the scratch folder, as far as recorded: the judge reads the statements themselves.
-            generation.run(recommendations, context, folder, recorded, settings.generation, Progress(disable=True))
-            assembly.forecast_judge(pack, recommendations, folder, settings.generation, judging)
-    return Forecast([*writer.requests, *asked], judging.requests if judging else [], exact=not extraction["fallbacks"])
-
-
-def _show(
-    pack: Pack,
-    settings: TrainSettings,
-    llm: ProviderOptions,
-    judge: ProviderOptions | None,
-    folder: RunFolder,
-) -> None:
-    """Print prompts or prices, as the options say; send nothing."""
-    judges = judge.recorded(folder.completions) if judge else None
-    found = forecast(pack, settings, llm.recorded(folder.completions), judges)
-    if llm.preview:
-        generation.preview([*found.writer, *found.judge], llm.preview)
-    if not llm.estimate_only:
-        return
-    total: float | None = 0.0
-    for role, own, requests in (("Writer", llm, found.writer), ("Judge", judge, found.judge)):
-        if own is None:
-            continue
-        counts = ", ".join(f"{n} {name}" for name, n in Counter(r.prompt for r in requests).items())
-        price = own.estimate(requests, folder.completions)
-        total = None if total is None or price.ceiling is None else total + price.ceiling
-        click.echo(f"{role}: {own.settings.model} at {own.settings.base_url}\nasked for: {counts}\n{price}\n")
-    if judge and total is not None:
-        click.echo(f"Both together: at most ${total:.4f}, every answer repaired once")
-    if not found.exact:
-        click.echo(
-            "The number of recommendations is what rules find, until a language model has extracted them: for a "
-            "closer figure run `guardline train extract` with the same options first, and then --estimate again."
-        )
-    click.echo("Nothing was sent.")
-
-
 def _progress(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(),
@@ -479,7 +391,7 @@ def _progress(console: Console) -> Progress:
     )  # fmt: skip
 
 
-def _load_settings(folder: RunFolder) -> tuple[Pack, TrainSettings]:
+def load_settings(folder: RunFolder) -> tuple[Pack, TrainSettings]:
     """Return pack and settings of an earlier run."""
     file = folder.root / "settings.json"
     if not file.exists():
@@ -488,7 +400,7 @@ def _load_settings(folder: RunFolder) -> tuple[Pack, TrainSettings]:
     try:
         settings = TypeAdapter(TrainSettings).validate_python(content)
         pack = Path(content["pack"])
-        own = {name: value for name, value in content.items() if name not in ("pack", *_MODELS)}
+        own = {name: value for name, value in content.items() if name not in ("pack", *MODELS)}
         if json.loads(json.dumps(asdict(settings))) != own:
             raise ValueError("it holds settings that are not known here")
     except (KeyError, ValueError) as error:
@@ -496,7 +408,7 @@ def _load_settings(folder: RunFolder) -> tuple[Pack, TrainSettings]:
     return Pack.load(pack), settings
 
 
-def _recorded_model(folder: RunFolder, role: str) -> ProviderSettings | None:
+def recorded_model(folder: RunFolder, role: str) -> ProviderSettings | None:
     """Return whose answers a run holds, so that it can be repeated without being told; None where nobody was asked.
 
     `role` is `provider` or `judge`.
@@ -510,180 +422,7 @@ def _recorded_model(folder: RunFolder, role: str) -> ProviderSettings | None:
 
 def evaluate_again(folder: RunFolder) -> None:
     """Run the last stage of an earlier run again."""
-    pack, settings = _load_settings(folder)
-    provider, judged_by = (_recorded_model(folder, role) for role in _MODELS)
+    pack, settings = load_settings(folder)
+    provider, judged_by = (recorded_model(folder, role) for role in MODELS)
     pipeline = Pipeline(folder, pack, settings, provider=provider, judged_by=judged_by)
     pipeline.run(["evaluate"], Console(stderr=True), again=True)
-
-
-def _settings(
-    profile: str, base: str | None, pooling: str | None, seed: int | None, epochs: int | None
-) -> TrainSettings:
-    """Return a profile with what the options change of its encoder."""
-    settings = PROFILES[profile]
-    own = settings.encoder
-    return replace(
-        settings,
-        encoder=replace(
-            own,
-            base=base or own.base,
-            pooling=pooling or own.pooling,
-            seed=own.seed if seed is None else seed,
-            epochs=epochs or own.epochs,
-        ),
-    )
-
-
-def _generation(own: GenerationSettings, styles: Sequence[str], per_style: int | None) -> GenerationSettings:
-    """Return settings with what the options change of the statements that are asked for.
-
-    As many unsafe statements as safe ones, so that the labels balance; of seven, one is easy and four are hard.
-    """
-    if styles:
-        own = replace(own, styles=tuple(styles))
-    if per_style:
-        medium, hard = round(per_style * 2 / 7), round(per_style * 4 / 7)
-        own = replace(
-            own,
-            safe_per_recommendation_and_style=per_style,
-            unsafe_easy=per_style - medium - hard,
-            unsafe_medium=medium,
-            unsafe_hard=hard,
-        )
-    return own
-
-
-def _asked_before(folder: RunFolder) -> GenerationSettings | None:
-    """Return what a language model was asked for in a run; None where nobody was asked."""
-    if _recorded_model(folder, "provider") is None:
-        return None
-    try:
-        content = json.loads((folder.root / "settings.json").read_text())
-        return TypeAdapter(GenerationSettings).validate_python(content["generation"])
-    except (ValueError, KeyError):
-        return None
-
-
-def _letters(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Read "a,b,l": letters of known styles, each once, in the order of the alphabet."""
-    chosen = {part.strip() for part in value.split(",")} if value is not None else set()
-    if unknown := chosen - generation.BRIEFS.styles.keys():
-        known = ", ".join(f"{letter} ({style.name})" for letter, style in generation.BRIEFS.styles.items())
-        raise click.BadParameter(f"{', '.join(map(repr, sorted(unknown)))}: there are {known}")
-    return tuple(sorted(chosen))
-
-
-def _cost(folder: RunFolder, models: Sequence[ProviderSettings]) -> str:
-    """Say what language models have cost in this run folder."""
-    spent = max(Ledger(folder.completions).spent, 0.0)  # sums of floats may end a little below
-    said = f"Language models: ${spent:.4f} so far in this run folder"
-    if unknown := [own.model for own in models if not own.priced]:
-        said += f", without {', '.join(unknown)}, whose prices are not known"
-    return f"{said}; every call is in {folder.completions / LEDGER}"
-
-
-@click.command()
-@click.argument("stages", nargs=-1, type=click.Choice(STAGES))
-@click.option(
-    "--run",
-    "run_",
-    type=click.Path(file_okay=False, path_type=Path),
-    help=f"Run folder.  [default: {DEFAULT_RUN.parent}/<pack id>]",
-)
-@click.option(
-    "--pack",
-    "pack_",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    default=DEFAULT_PACK,
-    help="Guideline pack.  [default: remdesivir for COVID-19]",
-)
-@click.option(
-    "--profile",
-    type=click.Choice(list(PROFILES)),
-    default="full",
-    show_default=True,
-    help="quick: minutes; full: better; smoke: tests only.",
-)
-@click.option(
-    "--encoder",
-    "base",
-    help=f"Encoder to start from: {', '.join(encoder.PRESETS)}, a Hugging Face name or a path.  "
-    "[default: all-MiniLM-L6-v2]",
-)
-@click.option(
-    "--pooling",
-    type=click.Choice([pooling.value for pooling in encoder.Pooling]),
-    help="How tokens become a sentence.  [default: the encoder's own]",
-)
-@click.option("--epochs", type=click.IntRange(min=1), help="Of the encoder.  [default: the profile's]")
-@click.option("--seed", type=int, help="Of the encoder.  [default: the profile's]")
-@click.option("--judge", "judge_", metavar="NAME|FILE", help="Another language model, to judge the statements.")
-@click.option(
-    "--styles",
-    metavar="A,B",
-    callback=_letters,
-    help="Voices that the language model writes in, by letter.  [default: all "
-    f"{len(generation.BRIEFS.styles)}: {', '.join(generation.BRIEFS.styles)}]",
-)
-@click.option(
-    "--per-style",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Safe statements that it writes for each recommendation and voice, and as many unsafe ones.  [default: 7]",
-)
-@click.option("--again", is_flag=True, help="Run the stages even where nothing has changed.")
-@provider_options
-def command(
-    stages: tuple[str, ...],
-    run_: Path | None,
-    pack_: Path,
-    profile: str,
-    base: str | None,
-    pooling: str | None,
-    epochs: int | None,
-    seed: int | None,
-    judge_: str | None,
-    styles: tuple[str, ...],
-    per_style: int | None,
-    again: bool,
-    llm: ProviderOptions,
-) -> None:
-    """Train a model package: all stages, or only those named, in their order.
-
-    Stages whose inputs have not changed are skipped, so an interrupted run goes on where it stopped. Without a
-    --provider no language model is asked: the run folder's recorded answers are used where it has some; else rules
-    extract the recommendations, and the pack's recorded statements are learnt from.
-    """
-    pack = Pack.load(pack_)
-    settings = _settings(profile, base, pooling, seed, epochs)
-    folder = RunFolder(run_ or DEFAULT_RUN.parent / pack.spec.id)
-    # What is recorded answers only the requests that it was recorded for.
-    asked = (None if llm.online else _asked_before(folder)) or settings.generation
-    settings = replace(settings, generation=_generation(asked, styles, per_style))
-    provider = llm.settings if llm.online else _recorded_model(folder, "provider")
-    llm = replace(llm, settings=provider or llm.settings)
-    judging = llm.judge(load_provider(judge_)) if judge_ else None
-    if not judging and (recorded := _recorded_model(folder, "judge")):
-        judging = replace(llm.judge(recorded), online=False)
-    if judging and provider:
-        # Before anything is paid for; the stage looks at who wrote the statements, too.
-        require_other_model(judging.settings.model, [provider.model])
-    if not llm.sends:
-        _show(pack, settings, llm, judging, folder)
-        return
-    completer = llm.completer(folder.completions) if provider else None
-    judge = judging.completer(folder.completions) if judging else None
-    console = Console(stderr=True)
-    console.print(f"Training [bold]{pack.spec.id}[/bold] ({profile} profile) in {folder.root}")
-    for role, name, own in (("Writer", "--provider", llm if provider else None), ("Judge", "--judge", judging)):
-        if own:
-            how = f"at {own.settings.base_url}" if own.online else f"recorded answers only, for want of {name}"
-            console.print(f"{role}: {own.settings.model}, {how}")
-    pipeline = Pipeline(folder, pack, settings, completer, judge, provider, judging.settings if judging else None)
-    try:
-        pipeline.run(stages or STAGES, console, again=again)
-    finally:
-        if (folder.completions / LEDGER).exists():
-            console.print(_cost(folder, [own for own in (pipeline.provider, pipeline.judged_by) if own]))
-    if not stages or "evaluate" in stages:
-        console.print(f"Model package: {folder.package}\nReport:        {folder.evaluation / 'report.html'}")

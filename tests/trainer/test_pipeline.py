@@ -24,9 +24,10 @@ from trainer.evaluation import report
 from trainer.evaluation import stage as evaluation
 from trainer.guideline.guidelines import Pack
 from trainer.model import contrastive, export
-from trainer.pipeline import STAGES, Pipeline, command, evaluate_again
+from trainer.pipeline import STAGES, Pipeline, evaluate_again, load_settings
 from trainer.settings import PROFILES, TrainSettings
 from trainer.statements.corpus import load_split
+from trainer.train import command
 from trainer.types import Label, Split
 
 
@@ -348,8 +349,8 @@ def changed(settings: Any) -> Any:
 
 @pytest.mark.parametrize("settings", [*PROFILES.values(), changed(PROFILES["smoke"])], ids=lambda s: s.profile)
 def test_all_settings_of_a_run_come_back(run: Run, settings: TrainSettings) -> None:
-    pipeline.Pipeline(run.folder, Pack.load(run.pack), settings).record_settings()
-    pack, found = pipeline._load_settings(run.folder)
+    Pipeline(run.folder, Pack.load(run.pack), settings).record_settings()
+    pack, found = load_settings(run.folder)
     assert found == settings
     assert pack == Pack.load(run.pack)
 
