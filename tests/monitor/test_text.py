@@ -1,3 +1,4 @@
+import re
 import unicodedata
 
 import pytest
@@ -9,7 +10,8 @@ from monitor.text import normalise, well_formed
 #: All of Unicode, lone surrogates included, with what normalising works on made frequent.
 texts = st.text(
     st.one_of(
-        st.characters(exclude_categories=()), st.sampled_from("*_` \u200b\u00ad\u0301\ud800\ufeff\u2011\u201c=\u0338a5")
+        st.characters(exclude_categories=()),
+        st.sampled_from("*_` \u200b\u00ad\u0301\ud800\ufeff\u2011\u201c=\u0338a5\u2079\u2082\u00bd\u2044"),
     )
 )
 
@@ -22,7 +24,15 @@ texts = st.text(
         ("Remdesivir 200 mg", "Remdesivir 200 mg"),
         # compatibility forms
         ("\uff32\uff45\uff4d 200\u2009mg", "Rem 200 mg"),
-        ("10\u00b2 \u00bd \ufb01rst", "102 1\u20442 first"),
+        (
+            "\u00bd \ufb01rst, 1\u20442, SpO\u2082, m\u00b2, HCO\u2083\u207b, Ca\u00b2\u207a",
+            "1/2 first, 1/2, SpO2, m2, HCO3-, Ca2+",
+        ),
+        # digits that stay apart
+        ("20 \u00d7 10\u2079/L, 10\u00b9\u00b2, 10\u207b\u2076", "20 \u00d7 10^9/L, 10^12, 10^-6"),
+        ("1\u00bd tablets, \uff11\u00be, log 10\u2082", "1 1/2 tablets, 1 3/4, log 10 2"),
+        ("\u00b9200 mg, \u2460\u2461 5\u2462, SO\u2084\u00b2\u207b", "1 200 mg, 1 2 5 3, SO4 2-"),
+        ("**10**\u2079 and 10\u200b\u2079", "10^9 and 10^9"),
         ("e\u0301", "\u00e9"),
         # invisible
         ("rem\u200bdesi\u200cvir\u200d", "remdesivir"),
@@ -77,6 +87,18 @@ def test_well_formed_keeps_every_offset(text: str) -> None:
 def test_normalise_is_idempotent(text: str) -> None:
     once = normalise(text)
     assert normalise(once) == once
+
+
+_BESIDE_A_DIGIT = [*"059\uff15\u00b2\u2079\u2082\u2089\u00bd\u2154\u2463`\u200b", "**"]
+
+
+@given(st.lists(st.sampled_from(_BESIDE_A_DIGIT)).map("".join))
+def test_no_two_numbers_become_one(text: str) -> None:
+    """Every run of digits of one kind is a number of the result, for itself."""
+    plain = re.sub("[*`\u200b]", "", text)
+    written = re.findall("[059\uff15]+|[\u00b2\u2079]+|[\u2082\u2089]+|[\u00bd\u2154\u2463]", plain)
+    expected = [number for run in written for number in re.findall(r"\d+", unicodedata.normalize("NFKC", run))]
+    assert re.findall(r"\d+", normalise(text)) == expected
 
 
 @settings(deadline=None, max_examples=300)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from trainer.artifacts import RunFolder, read_json_lines, read_rows
 from trainer.guideline.documents import Document, read, read_file
 from trainer.guideline.extraction import extract_by_rules, identified, measure
-from trainer.guideline.guidelines import DEFAULT_PACK, Pack, run
+from trainer.guideline.guidelines import DEFAULT_PACK, Pack, extract, run
 from trainer.guideline.llm_extraction import Extraction, extract_with, find_quote
 from trainer.guideline.quantities import quantities
 from trainer.guideline.wording import find_rating, is_recommendation
@@ -418,6 +418,53 @@ def test_what_the_document_does_not_say_is_rejected_with_the_reason() -> None:
         "it says the same as another one",
         "the quote does not stand in the section",
     ]
+
+
+def test_a_text_that_turns_its_quote_round_is_rejected_with_the_reason() -> None:
+    own = document(
+        "## 1 Use\nZolamide is not recommended for children. Adults receive zolamide.\n"
+        "## 2 Not recommended\n- Mumbline\n## 3 No oxygen\n- Mumbline or zolamide\n"
+    )
+    quote = "Zolamide is not recommended for children."
+    answers: dict[str, list[dict[str, object]] | Status] = {
+        "1": [
+            answer("Zolamide is recommended for children.", quote),
+            answer("Children should be given zolamide.", quote),
+            answer("Adults should not receive zolamide.", "Adults receive zolamide."),
+            answer("Children: avoid zolamide.", quote),
+        ],
+        "2": [answer("Mumbline is not recommended.", "Mumbline"), answer("Mumbline is recommended.", "Mumbline")],
+        "3": [answer("Without oxygen, mumbline or zolamide is given.", "Mumbline or zolamide")],
+    }
+    found = extract_with(Scripted(answers), [(own, "1")], "mumbles", "zolamide", ["zolamide"])
+    assert [r.text for r in found.recommendations] == [
+        "Children: avoid zolamide.",
+        "Mumbline is not recommended.",
+        "Without oxygen, mumbline or zolamide is given.",
+    ]
+    assert [(r.text, r.reason) for r in found.rejected] == [
+        ("Zolamide is recommended for children.", "the text affirms what the quote denies"),
+        ("Children should be given zolamide.", "the text affirms what the quote denies"),
+        ("Adults should not receive zolamide.", "the text denies what the quote affirms"),
+        ("Mumbline is recommended.", "the text affirms what the quote denies"),
+    ]
+
+
+def test_no_curated_recommendation_turns_its_own_quote_round() -> None:
+    texts = 0
+    for name in ("covid19-remdesivir.yaml", "covid19-nirmatrelvir.yaml"):
+        pack = Pack.load(SHIPPED / name)
+        source = pack.spec.sources[0]
+        own = read_file(pack.resolve(source.path))
+        sections: dict[str, list[dict[str, object]] | Status] = {}
+        for r in extract(pack):
+            said = sections.setdefault(r.section, [])
+            assert isinstance(said, list)
+            said.append(answer(r.text, r.quote))
+            texts += 1
+        found = extract_with(Scripted(sections), [(own, "1")], "COVID-19", pack.spec.treatment, [pack.spec.treatment])
+        assert [r for r in found.rejected if "quote" in r.reason and "the text" in r.reason] == []
+    assert texts == 77
 
 
 def test_a_number_of_the_heading_may_be_in_the_text_and_an_invented_strength_is_left_out() -> None:

@@ -2,8 +2,9 @@
 
 One request a section. A model's answer is a claim about the document: the quote has to stand in the section (white
 space, dashes and quotation marks may differ), every quantity of the text in the quote or a heading over it, strength,
-grade, population and action have to be in the document's words, and a rule that is given twice counts once.
-What fails is kept with the reason. That the text affirms what its quote affirms is not checked here.
+grade, population and action have to be in the document's words, the text affirms and denies what its quote does
+(clause by clause, see `trainer.guideline.polarity`), and a rule that is given twice counts once. What fails is kept
+with the reason.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from rich.progress import Progress
 from monitor.text import normalise
 from trainer.guideline.documents import Document, Section, blocks
 from trainer.guideline.extraction import context, describe, extract_section, is_back_matter, slug
+from trainer.guideline.polarity import clauses, clauses_below, contradiction, denies, refuses
 from trainer.guideline.wording import content_words, numbers
 from trainer.llm import prompts
 from trainer.llm.port import Completer, Request, Status
@@ -173,6 +175,8 @@ def _verified(
         return None, f"the quote does not say {', '.join(other)}"
     if not content_words(answer.text) & content_words(quote):
         return None, "text and quote share no word"
+    if reason := _turned_round(answer.text, quote, headings):
+        return None, reason
     text = normalise(answer.text)
     found = Recommendation(
         slug(section.number, text, names), section.number, section.title, text, document.name, version,
@@ -192,6 +196,22 @@ def _verified(
         population=said(answer.population, described.population),
         action=said(answer.action, described.action),
     ), ""
+
+
+def _turned_round(text: str, quote: str, headings: Sequence[str]) -> str | None:
+    """Return what a text has the other way round than its quote, as the reason to reject it, or None.
+
+    An item of a list below "Not recommended" is denied by it; below another heading that denies, such as "No oxygen",
+    the text may take it either way.
+    """
+    own = clauses(text)
+    above = [clause for heading in headings for clause in clauses(heading)]
+    refusal = next(filter(refuses, headings), "")
+    readings = {refusal} if refusal else {"", next(filter(denies, headings), "")}
+    found = [contradiction(own, [*clauses_below(denial, quote), *above]) for denial in readings]
+    if found[0] is None or None in found:
+        return None
+    return f"the text {'denies what the quote affirms' if found[0].negated else 'affirms what the quote denies'}"
 
 
 def _is_same(one: Recommendation, other: Recommendation) -> bool:

@@ -20,21 +20,27 @@ import click
 from monitor.text import normalise
 from trainer.artifacts import write_rows
 from trainer.guideline.guidelines import Pack, extract
+from trainer.guideline.polarity import (
+    Clause,
+    Number,
+    binds,
+    bounds,
+    clauses,
+    closest,
+    contradiction,
+    is_reversed,
+    replaced,
+)
 from trainer.guideline.wording import content_words
 from trainer.statements import corpus
-from trainer.statements.claims import Claim, read_claim
 from trainer.types import Difficulty, Example, Label, Recommendation
 
 STALE = "stale_advice"  # category of the statements made here
 #: Two texts of one section that share this share of their words (Dice) are versions of one recommendation.
 SAME_RULE = 0.6
-#: From this share on, with the same numbers and direction, one says what the other says.
-_STILL_SAID = 0.8
-_AGAINST = re.compile(
-    r"\b(?:no|not|never|neither|nor|without|cannot|avoid\w*|contra-?indicat\w*|withh[eo]ld\w*|against|omit\w*|"
-    r"discontinu\w*|stop\w*)\b|n't\b",
-    re.IGNORECASE,
-)
+#: Share of the words of a text that a recommendation must have to say the same.
+_STILL_SAID = 0.9
+_RETRACTS = re.compile(r"\b(?:outdated|obsolete|superseded|withdrawn|no longer)\b", re.IGNORECASE)
 
 
 class What(StrEnum):
@@ -97,11 +103,6 @@ class NotStale:
     reason: str
 
 
-def is_against(text: str) -> bool:
-    """Tell whether a text advises against something, by the parity of its negations ("not withheld" is for it)."""
-    return len(_AGAINST.findall(normalise(text))) % 2 == 1
-
-
 def _similarity(one: str, other: str) -> float:
     """Return the Dice coefficient of the content words of two texts."""
     a, b = content_words(one), content_words(other)
@@ -109,11 +110,14 @@ def _similarity(one: str, other: str) -> float:
 
 
 def _what(old: Recommendation, new: Recommendation) -> tuple[What, ...]:
-    """Return in what two versions of a recommendation differ; quantities are compared across units (48 h, 2 days)."""
+    """Return in what two versions of a recommendation differ; quantities are compared across units (48 h, 2 days).
+
+    Where it is not certain that a number or the polarity changed, the wording did.
+    """
     what = []
-    if read_claim(old.text).numbers != read_claim(new.text).numbers:
+    if replaced(old.text, new.text):
         what.append(What.NUMBER)
-    if is_against(old.text) != is_against(new.text):
+    if is_reversed(old.text, new.text):
         what.append(What.POLARITY)
     if content_words(old.population or "") != content_words(new.population or ""):
         what.append(What.POPULATION)
@@ -190,14 +194,44 @@ def affected(revision: Revision, examples: Iterable[Example]) -> list[str]:
     return [example.id for example in examples if example.recommendation in touched]
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What of a text counts when it is asked whether another says the same."""
+
+    clauses: tuple[Clause, ...]
+    words: frozenset[str]
+    quantities: frozenset[Number]
+    bounds: frozenset[str]
+    retracts: bool  # "the advice to avoid it is outdated" does not say to avoid it
+
+    @staticmethod
+    def of(text: str) -> _Reading:
+        parts = tuple(clauses(text))
+        words = frozenset(word for clause in parts for word in clause.words)
+        quantities = frozenset(number for clause in parts for number in clause.quantities)
+        return _Reading(parts, words, quantities, bounds(text), _RETRACTS.search(text) is not None)
+
+    def says(self, other: _Reading) -> bool:
+        """Tell whether this text says what the other one does, in nearly its words, perhaps among more."""
+        return (
+            self.retracts == other.retracts
+            and other.quantities <= self.quantities
+            and other.bounds <= self.bounds
+            and len(other.words & self.words) >= _STILL_SAID * max(len(other.words), 1)
+            and contradiction(other.clauses, self.clauses) is None
+            and all(not (near := closest(c, self.clauses)) or binds(near, c.quantities) for c in other.clauses)
+        )
+
+
 def stale_statements(revision: Revision, examples: Sequence[Example]) -> tuple[list[StaleStatement], list[NotStale]]:
-    """Return unsafe statements of advice that the new version withdrew or changed in number or direction.
+    """Return unsafe statements of advice that the new version withdrew or certainly changed in number or direction.
 
     They are the old recommendation's own text and its safe paraphrases in the corpus. A paraphrase that does not state
-    what changed, or that the new version still supports, comes back as not stale, with the reason.
+    what changed, or that the new version still supports, comes back as not stale, with the reason; so do all of a
+    recommendation that the new version still states, be it within another one.
     """
     current = [*revision.added, *(change.new for change in revision.changed), *revision.unchanged]
-    said = [(r, read_claim(r.text), is_against(r.text)) for r in current]
+    said = [(r.id, _Reading.of(r.text)) for r in current]
     seen: set[str] = set()
     stale: list[StaleStatement] = []
     left_out: list[NotStale] = []
@@ -205,11 +239,12 @@ def stale_statements(revision: Revision, examples: Sequence[Example]) -> tuple[l
     outdated += [(c.old, c) for c in revision.changed if What.NUMBER in c.what or What.POLARITY in c.what]
     for old, change in outdated:
         against = change.new if change else _nearest(old, current)
+        kept = _still_said(_Reading.of(old.text), said)
         texts = [(old.id, old.text)]
         texts += [(e.id, e.text) for e in examples if e.recommendation == old.id and e.label is Label.SAFE]
         for ordinal, (identifier, text) in enumerate(texts):
             reason = "it repeats another one" if normalise(text).casefold() in seen else None
-            if reason := reason or _still_right(text, old, change, said):
+            if reason := reason or kept or _still_right(text, change, said):
                 left_out.append(NotStale(identifier, text, reason))
                 continue
             seen.add(normalise(text).casefold())
@@ -235,23 +270,22 @@ def _nearest(old: Recommendation, current: Sequence[Recommendation]) -> Recommen
     return max(near, key=lambda r: _similarity(r.text, old.text), default=None)
 
 
-def _still_right(
-    text: str, old: Recommendation, change: Change | None, current: Sequence[tuple[Recommendation, Claim, bool]]
-) -> str | None:
+def _still_said(text: _Reading, current: Sequence[tuple[str, _Reading]]) -> str | None:
+    """Return which recommendation of the new version says what a text does, as the reason to leave it out, or None."""
+    return next((f"the new version still says it: {name}" for name, said in current if said.says(text)), None)
+
+
+def _still_right(text: str, change: Change | None, current: Sequence[tuple[str, _Reading]]) -> str | None:
     """Return why a statement of an outdated recommendation is not outdated itself, or None."""
-    claim, against = read_claim(text), is_against(text)
-    for recommendation, said, is_also_against in current:
-        if (claim.numbers, against) == (said.numbers, is_also_against) and (
-            _similarity(text, recommendation.text) >= _STILL_SAID
-        ):
-            return f"the new version still says it: {recommendation.id}"
-    if change is None:
+    own = _Reading.of(text)
+    if reason := _still_said(own, current):
+        return reason
+    if change is None or replaced(change.old.text, change.new.text) & own.quantities:
         return None
-    gone = read_claim(change.old.text).numbers.keys() - read_claim(change.new.text).numbers.keys()
-    if gone & claim.numbers.keys():
-        return None
-    if What.POLARITY in change.what and against == is_against(old.text):
-        return None
+    if What.POLARITY in change.what:
+        agrees = contradiction(own.clauses, clauses(change.old.text)) is None
+        if agrees and contradiction(own.clauses, clauses(change.new.text)):
+            return None
     return "it does not state what changed"
 
 

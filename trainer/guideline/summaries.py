@@ -12,23 +12,34 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bm25s.stopwords import STOPWORDS_EN
 from pydantic import BaseModel, ConfigDict
 from rich.progress import Progress
 
 from monitor.text import normalise
 from trainer.artifacts import RunFolder, read_json_lines, write_rows
 from trainer.errors import StageMissing
+from trainer.guideline.polarity import (
+    BOUNDS,
+    binds,
+    clauses_below,
+    closest,
+    content,
+    denies,
+    is_fragment,
+    is_opposed,
+    read,
+    stem,
+)
 from trainer.guideline.retrieval import Embed, Floats, HybridIndex, embed_unit, overlaps, sentences_of, tokenize
 from trainer.llm.port import Completer, Completion, Request, Status
 from trainer.llm.prompts import render
-from trainer.statements.claims import Claim, read_claim
+from trainer.statements.claims import read_claim
 from trainer.types import Passage, Recommendation
 
 #: Who wrote a summary that no language model wrote.
@@ -47,35 +58,9 @@ _CONTEXT_SENTENCES = 6
 LEAST_COVERAGE = 0.7
 
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
-_NON = re.compile(r"\b([Nn])on-(?=\w)")
-
-
-def _read(text: str) -> Claim:
-    """Read a claim; "non-invasive" is one word of its own, not a denied one."""
-    return read_claim(_NON.sub(r"\1on", text))
-
-
-_FUNCTION_WORDS = frozenset(
-    _read(
-        " ".join(STOPWORDS_EN) + " be have can could will would who which whose whom what when where while than from "
-        "its also he she we you i any some other each both either how because so since through during about per up out"
-    ).tokens
-)
 #: Words that change who or how much is meant. A sentence may only use those that its passages use.
 _LIMITING = frozenset(
-    _read(
-        "above below over under more less fewer least most maximum minimum before after until within only always never "
-        "must all every few many unless except increase reduce mild moderate severe non-hospitalized"
-    ).tokens
-)
-_NEGATIONS = frozenset(_read("no not never without none neither nor nothing nobody avoid contraindicated").tokens)
-_AGAINST = re.compile(r"\b(?:advis|recommend|warn|caution)\w*\s+against\b")
-_CLAUSE = re.compile(
-    r"[,;:()\u2013\u2014]|\s-\s|\.(?=\s|$)"
-    r"|\b(?:and|or|but)\s(?=(?:is|are|was|were|has|have|do|does|may|can|must|should|will|it|there|the"
-    r"|at|in|on|for|with|without)\b)"
-    r"|\b(?:but|who|which|that|whose|if|unless|when|while|because|although|whereas|until|then)\b"
-    r"|\b(?=with(?:out)?\b)"
+    [*BOUNDS, *read("always never must increase reduce mild moderate severe non-hospitalized").tokens]
 )
 #: Words that questions are made of; they say nothing of what is asked.
 _QUESTION_WORDS = re.compile(
@@ -138,61 +123,9 @@ class RejectedSentence:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Clause:
-    """Part of a sentence that is affirmed or denied as one: its content words, its quantities, and which it is."""
-
-    words: frozenset[str]
-    quantities: frozenset[tuple[float, str]]
-    negated: bool
-
-
-def _content(tokens: Collection[str]) -> list[str]:
-    """Return the canonical words of a claim that carry content: no quantities, no function words, no negations."""
-    return [t for t in tokens if t[0].isalpha() and t not in _FUNCTION_WORDS and t not in _NEGATIONS]
-
-
-def _stem(word: str) -> str:
-    """Cut a long word to seven letters, so that "monitored" meets "monitoring" (truncation stemming)."""
-    return word[:7]
-
-
-def _clauses(text: str) -> list[_Clause]:
-    result: list[_Clause] = []
-    affirmed: list[str] = []  # words of the last clause that was
-    for part in _CLAUSE.split(normalise(text)):
-        claim = _read(part)
-        words = _content(claim.tokens)
-        cues = sum(token in _NEGATIONS for token in claim.tokens) + len(_AGAINST.findall(part.lower()))
-        if not (words or cues or claim.quantities):
-            continue
-        # "A is recommended for adults, and B is not": all but A is denied of B.
-        elliptic = bool(claim.tokens) and claim.tokens[-1] in _NEGATIONS
-        said = [*words, *affirmed[1:]] if elliptic else words
-        negated = cues % 2 == 1
-        result.append(_Clause(frozenset(map(_stem, said)), frozenset(claim.numbers), negated))
-        if words and not negated:
-            affirmed = words
-    return result
-
-
 def _denial(passage: Passage) -> str:
     """Return the heading of a passage where it denies, else nothing."""
-    return passage.heading if any(clause.negated for clause in _clauses(passage.heading)) else ""
-
-
-def _is_fragment(text: str) -> bool:
-    """Tell whether a text is an item of a list rather than a sentence."""
-    return not text.rstrip().endswith((".", "!", "?"))
-
-
-def _below(denial: str, text: str) -> list[_Clause]:
-    """Return the clauses of a text below a heading: "Not recommended" turns a mere item below it round."""
-    clauses = _clauses(text)
-    if not denial or not _is_fragment(text):
-        return clauses
-    words = {_stem(word) for word in _content(_read(denial).tokens)}
-    return [replace(clause, words=clause.words | words, negated=not clause.negated) for clause in clauses]
+    return passage.heading if denies(passage.heading) else ""
 
 
 def _sentences(passage: Passage) -> list[tuple[int, int]]:
@@ -212,13 +145,6 @@ def _sentences(passage: Passage) -> list[tuple[int, int]]:
     return spans
 
 
-def _closest(own: _Clause, others: Sequence[_Clause]) -> list[_Clause]:
-    """Return the clauses that share most content words with `own`, and at least one."""
-    shared = [len(own.words & other.words) for other in others]
-    most = max(shared, default=0)
-    return [other for other, n in zip(others, shared, strict=True) if n == most > 0]
-
-
 def _clause_problem(text: str, cited: Sequence[Passage]) -> str | None:
     """Return what is wrong with a clause of a sentence; None where each agrees with one that its passages have.
 
@@ -226,21 +152,19 @@ def _clause_problem(text: str, cited: Sequence[Passage]) -> str | None:
     quantities (but those of the headings, which hold for all below), and one must be affirmed or denied as it is.
     """
     general = read_claim(" ".join(p.heading for p in cited)).numbers
-    theirs = [clause for p in cited for start, end in _sentences(p) for clause in _below(_denial(p), p.text[start:end])]
+    theirs = [
+        clause for p in cited for start, end in _sentences(p) for clause in clauses_below(_denial(p), p.text[start:end])
+    ]
     below = next((d for p in cited if (d := _denial(p)) and text.startswith(f"{d}: ")), "")
-    for own in _below(below, text.removeprefix(f"{below}: ")):
-        closest = _closest(own, theirs)
-        if not closest:
+    for own in clauses_below(below, text.removeprefix(f"{below}: ")):
+        near = closest(own, theirs)
+        if not near:
             if own.negated:
                 return "denies what its passages do not speak of"
             continue
-        bound = own.quantities - set(general)
-        if bound and not any(bound <= other.quantities for other in closest):
+        if not binds(near, own.quantities - set(general)):
             return "has the quantities of another clause of its passages"
-        if len(own.words) == 1:  # "without dexamethasone": many clauses have the word, few say only that
-            shortest = min(len(other.words) for other in closest)
-            closest = [other for other in closest if len(other.words) == shortest]
-        if all(other.negated != own.negated for other in closest):
+        if is_opposed(own, near):
             return "denies what its passages affirm" if own.negated else "affirms what its passages deny"
     return None
 
@@ -260,15 +184,15 @@ def unsupported(text: str, cited: Sequence[Passage], *, treatment: str, conditio
         return "cannot be read without the sentence before it"
     if missing := [q.text for q in claim.quantities if (q.value, q.unit) not in support.numbers]:
         return f"its passages do not say {', '.join(missing)}"
-    known = {*_read(source).tokens, *_read(f"{treatment} {condition}").tokens}
-    tokens = _read(text).tokens
+    known = {*read(source).tokens, *read(f"{treatment} {condition}").tokens}
+    tokens = read(text).tokens
     if limiting := _LIMITING.intersection(tokens) - known:
-        named = [word for word in _WORD.findall(text) if limiting.intersection(_read(word).tokens)]
+        named = [word for word in _WORD.findall(text) if limiting.intersection(read(word).tokens)]
         return f"its passages do not say {', '.join(map(repr, named or sorted(limiting)))}"
-    words = set(map(_stem, _content(tokens)))
+    words = set(map(stem, content(tokens)))
     if not words:
         return "says nothing"
-    coverage = len(words & set(map(_stem, known))) / len(words)
+    coverage = len(words & set(map(stem, known))) / len(words)
     if coverage < LEAST_COVERAGE:
         return f"its passages have {coverage:.0%} of its words"
     return _clause_problem(text, cited)
@@ -306,7 +230,7 @@ def _units(passages: Sequence[Passage]) -> list[_Unit]:
             text = normalise(passage.text[begin:end])
             key = (passage.source, passage.start + begin, passage.start + end)
             earlier = found[key].passages if key in found else ()
-            if denial and _is_fragment(text):
+            if denial and is_fragment(text):
                 text = f"{denial}: {text}"
             found[key] = _Unit(text, passage.heading, *key, passages=(*earlier, passage.id))
     return list(found.values())
