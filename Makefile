@@ -62,7 +62,7 @@ format: $(STAMP) ## Rewrite the code in its one format
 bench: $(STAMP) ## Measure the path from text to verdict: planned batches against arrival order
 	$(BIN)/python -m tests.benchmarks.batching
 
-bench-styles: $(STAMP) ## Leave styles out: frozen, cross-entropy, SupCon, recommendation-aware SupCon (an hour on two cores)
+bench-styles: $(STAMP) ## Leave styles out: frozen, cross-entropy, SupCon, recommendation-aware SupCon (an hour)
 	$(BIN)/python -m tests.benchmarks.leave_one_style_out
 
 bench-vignettes: $(STAMP) ## How many numeric vignettes belong in training
