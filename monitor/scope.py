@@ -24,6 +24,7 @@ _LANGUAGE_CONFIDENCE = 0.9
 #: Shorter texts are too short to tell ("RDV 200 mg IV").
 _LANGUAGE_MIN_CHARS = 24
 _LANGUAGE_MAX_CHARS = 2000
+_FRAGMENT_WORDS = 4
 
 
 def compile_terms(terms: Iterable[str]) -> re.Pattern[str]:
@@ -51,7 +52,7 @@ def foreign_language(text: str, expected: str) -> str | None:
 
 
 class ScopeGate:
-    """Decides per message, before anything is encoded. Pure and cheap; fails open (when in doubt, encode)."""
+    """Decides before anything is encoded. Pure and cheap; fails open (when in doubt, encode)."""
 
     def __init__(self, terms: Iterable[str], language: str) -> None:
         self._terms = compile_terms(terms)
@@ -60,6 +61,15 @@ class ScopeGate:
     def concerns(self, normalised: str) -> bool:
         """Tell whether the text holds any term of the guideline."""
         return self._terms.search(normalised) is not None
+
+    def is_fragment(self, normalised: str) -> bool:
+        """Tell whether a statement is too short to claim anything: four words, no term of the guideline, no number.
+
+        "Take care.", "Hello!", "My view:" - an encoder that has learnt to place every claim somewhere places these too.
+        No statement of the shipped corpus is one.
+        """
+        words = normalised.split()
+        return len(words) <= _FRAGMENT_WORDS and not any(map(str.isdigit, normalised)) and not self.concerns(normalised)
 
     def foreign(self, normalised: str) -> bool:
         """Tell whether the text is surely in another language than the guideline."""

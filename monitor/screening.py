@@ -129,7 +129,10 @@ class Screening:
             scores |= known
         return scores, cached
 
-    def _verdict(self, statement: Statement, score: StatementScore) -> StatementVerdict:
+    def _verdict(self, statement: Statement, score: StatementScore | None) -> StatementVerdict:
+        """Return the verdict of a statement; one that was not scored is a fragment."""
+        if score is None:
+            return StatementVerdict(statement, Verdict.OUT_OF_SCOPE, 0.0)
         verdict = judge(score, self.thresholds)
         if verdict is Verdict.OUT_OF_SCOPE:
             return StatementVerdict(statement, verdict, 0.0)
@@ -159,12 +162,13 @@ class Screening:
             gated = await asyncio.to_thread(self._prepare, messages)
         else:
             gated = self._prepare(messages)
-        texts = list(dict.fromkeys(s.normalised for _, statements, v in gated if v is None for s in statements))
+        distinct = dict.fromkeys(s.normalised for _, statements, v in gated if v is None for s in statements)
+        texts = [text for text in distinct if not self._gate.is_fragment(text)]
         scores, cached = await self._score(texts)
         verdicts = []
         for message, statements, fixed in gated:
             if fixed is None:
-                judged = tuple(self._verdict(s, scores[s.normalised]) for s in statements)
+                judged = tuple(self._verdict(s, scores.get(s.normalised)) for s in statements)
             else:
                 judged = tuple(StatementVerdict(s, fixed, 0.0) for s in statements)
             hits = sum(s.normalised in cached for s in statements) if fixed is None else 0

@@ -117,7 +117,9 @@ async def test_every_input_gets_a_verdict_or_a_dead_letter(
         assert letter.key == b"k"
         assert letter.headers[: len(HEADERS)] == tuple(HEADERS)
 
-    flags = {f.message_id: f for f in (FlagRecord.model_validate_json(r.value) for r in out["flags"])}
+    records = [FlagRecord.model_validate_json(r.value) for r in out["flags"]]
+    # Another statement of the answer may be flagged besides: how good the model is, is not tested here.
+    flags = {f.message_id: f for f in sorted(records, key=lambda f: f.statement == UNSAFE)}
     assert flags.keys() == {i for i, e in expected_verdicts.items() if e is Verdict.UNSAFE}
     flag = flags["unsafe"]
     text = json.loads(INPUTS["unsafe"][0] or b"")["text"]

@@ -61,3 +61,15 @@ def test_the_expected_language_is_never_foreign() -> None:
     german = "Remdesivir wird Erwachsenen im Krankenhaus als Infusion in die Vene gegeben."
     assert foreign_language(german, "de") is None
     assert foreign_language(german, "fr") == "de"
+
+
+@pytest.mark.parametrize("text", ["Take care.", "Hello!", "My view:", "Ask your doctor."])
+def test_a_few_words_without_term_and_number_claim_nothing(text: str) -> None:
+    assert ScopeGate(["remdesivir", "dose*"], "en").is_fragment(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["Double the dose.", "Never with REMDESIVIR.", "Stop on day 3.", "It must not be given."]
+)
+def test_a_term_a_number_or_a_fifth_word_may_claim_something(text: str) -> None:
+    assert not ScopeGate(["remdesivir", "dose*"], "en").is_fragment(text)

@@ -72,6 +72,14 @@ async def test_without_a_term_of_the_guideline_nothing_is_scored(text: str) -> N
     assert scorer.calls == []
 
 
+async def test_a_few_words_that_claim_nothing_are_not_scored() -> None:
+    scorer = FakeScorer()
+    result = await screen_one(f"Hello! {UNSAFE} Take care.", scorer=scorer)
+    assert scorer.calls == [[UNSAFE]]
+    assert [s.verdict for s in result.statements] == [Verdict.OUT_OF_SCOPE, Verdict.UNSAFE, Verdict.OUT_OF_SCOPE]
+    assert result.verdict is Verdict.UNSAFE
+
+
 async def test_another_language_is_abstained_from() -> None:
     scorer = FakeScorer()
     result = await screen_one(GERMAN, scorer=scorer)
