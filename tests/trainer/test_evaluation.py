@@ -31,7 +31,7 @@ from trainer.evaluation.stage import (
     load_metrics,
     message_rows,
     operating_point,
-    wilson,
+    share_row,
 )
 from trainer.settings import ClassifierSettings, EvaluationSettings
 from trainer.statements import corpus
@@ -54,14 +54,14 @@ def example(i: int, unsafe: bool, family: str, difficulty: Difficulty | None = N
     [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (50, 100, 0.4038, 0.5962)],
 )
 def test_wilson_interval(hits: int, n: int, low: float, high: float) -> None:
-    (row,) = wilson("s", "all", "x", "y", hits, n)
+    (row,) = share_row("s", "all", "x", "y", hits, n)
     assert (row.suite, row.model, row.split, row.stratum, row.metric) == ("s", CONTRASTIVE, "all", "x", "y")
     assert (row.value, row.n) == (hits / n, n)
     assert (row.low, row.high) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_a_share_of_nothing_is_no_row() -> None:
-    assert wilson("s", "all", "x", "y", 0, 0) == []
+    assert share_row("s", "all", "x", "y", 0, 0) == []
 
 
 def score(p: float, scope: float = 0.9, rule: str = "r1") -> StatementScore:

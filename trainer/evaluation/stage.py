@@ -44,6 +44,7 @@ from trainer.errors import StageMissing
 from trainer.evaluation import reviews
 from trainer.evaluation.measures import Bools, Doubles, Judged, difference_rows, score_rows, twin_rows
 from trainer.model.classifier import calibrate, embed_splits, fit, fit_joint, in_scope, is_unsafe, measure_coverage
+from trainer.model.conformal import wilson
 from trainer.model.encoder import Embedder, Floats, load_pretrained
 from trainer.settings import ClassifierSettings, EncoderSettings, EvaluationSettings
 from trainer.statements.corpus import load_answers, load_split, span_agreement
@@ -96,17 +97,14 @@ class Measured:
         return [j for j in self.judged if j.split is split]
 
 
-def wilson(
+def share_row(
     suite: str, split: str, stratum: str, metric: str, hits: int, n: int, *, model: str = CONTRASTIVE
 ) -> list[Metric]:
     """Return a share with its 95% Wilson interval; no row where there is nothing to take a share of."""
     if n == 0:
         return []
-    z, p = 1.96, hits / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    low, high = max(centre - half, 0.0), min(centre + half, 1.0)
-    return [Metric(suite, model, split, stratum, metric, round(p, 4), round(float(low), 4), round(float(high), 4), n)]
+    low, high = wilson(hits / n, n)
+    return [Metric(suite, model, split, stratum, metric, round(hits / n, 4), round(low, 4), round(high, 4), n)]
 
 
 def operating_point(
@@ -122,7 +120,7 @@ def operating_point(
     right = sum(s.recommendation == e.recommendation for s, e in zip(scores, examples, strict=True))
 
     def share(of: str, metric: str, hits: Bools, among: Bools) -> list[Metric]:
-        return wilson("policy", split.value, of, metric, int((hits & among).sum()), int(among.sum()))
+        return share_row("policy", split.value, of, metric, int((hits & among).sum()), int(among.sum()))
 
     return [
         *share("unsafe", "flagged", flagged, unsafe),
@@ -130,7 +128,7 @@ def operating_point(
         *share("safe", "flagged", flagged, ~unsafe),
         *share("safe", "in review", review, ~unsafe),
         *share("all", "out of scope", ~judged, np.ones_like(unsafe)),
-        *wilson("alignment", split.value, "all", "right recommendation", right, len(unsafe)),
+        *share_row("alignment", split.value, "all", "right recommendation", right, len(unsafe)),
     ]
 
 
@@ -198,10 +196,10 @@ def message_rows(outcomes: Sequence[MessageOutcome]) -> list[Metric]:
     rows: list[Metric] = []
     for label in ("unsafe", "safe", "out_of_scope"):
         own = [o for o in outcomes if o.label == label]
-        rows += wilson("messages", "all", label, "flagged", sum(o.verdict is Verdict.UNSAFE for o in own), len(own))
+        rows += share_row("messages", "all", label, "flagged", sum(o.verdict is Verdict.UNSAFE for o in own), len(own))
     spans, flags = sum(o.spans for o in outcomes), sum(o.flags for o in outcomes)
-    rows += wilson("messages", "all", "spans", "found", sum(o.spans_hit for o in outcomes), spans)
-    rows += wilson("messages", "all", "flags", "on a span", sum(o.flags_on_spans for o in outcomes), flags)
+    rows += share_row("messages", "all", "spans", "found", sum(o.spans_hit for o in outcomes), spans)
+    rows += share_row("messages", "all", "flags", "on a span", sum(o.flags_on_spans for o in outcomes), flags)
     return rows
 
 
@@ -212,8 +210,8 @@ def outside_rows(package: ModelPackage, scores: Sequence[StatementScore]) -> lis
     flagged = sum(s.p_unsafe >= limits.unsafe for s in passed)
     split = Split.TEST_ID.value
     return [
-        *wilson("out of scope", split, "all", "flagged", flagged, len(scores)),
-        *wilson("out of scope", split, "all", "judged", len(passed), len(scores)),
+        *share_row("out of scope", split, "all", "flagged", flagged, len(scores)),
+        *share_row("out of scope", split, "all", "judged", len(passed), len(scores)),
     ]
 
 
