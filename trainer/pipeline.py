@@ -208,7 +208,7 @@ class Pipeline:
         recommendations = self.recommendations()
         measured = evaluation.run(
             self.pack.corpus if self.pack.spec.corpus else self.folder.generated,
-            self._ids(),
+            [r.id for r in recommendations],
             self.folder,
             own.encoder,
             own.classifier,

@@ -20,16 +20,18 @@ from trainer.guideline.retrieval import Embed, measure_recall, read_passages
 from trainer.settings import EvaluationSettings
 from trainer.statements import vignettes
 from trainer.statements.corpus import load_split
-from trainer.types import Metric, Recommendation, Split
+from trainer.types import Example, Metric, Recommendation, Split
 
 #: Fresh vignettes; all drawn with another seed than those of training, and none with a text that training has.
 VIGNETTES = 600
 
 
+Parts = Mapping[Split, Sequence[Example]]
+
+
 def _minimal_pairs(
-    pack: Pack, recommendations: Sequence[Recommendation], folder: RunFolder, settings: EvaluationSettings
+    pack: Pack, recommendations: Sequence[Recommendation], parts: Parts, settings: EvaluationSettings
 ) -> Suite:
-    parts = load_split(folder)
     pairs = perturbations.suites(
         recommendations,
         [*parts[Split.TEST_ID], *parts[Split.TEST_OOD]],
@@ -51,9 +53,9 @@ def _minimal_pairs(
 
 
 def _vignettes(
-    pack: Pack, recommendations: Sequence[Recommendation], folder: RunFolder, settings: EvaluationSettings
+    pack: Pack, recommendations: Sequence[Recommendation], parts: Parts, settings: EvaluationSettings
 ) -> Suite:
-    known = {e.text for e in load_split(folder)[Split.TRAIN]}
+    known = {e.text for e in parts[Split.TRAIN]}
     drawn = vignettes.generate_at_most(vignettes.load_rules(pack, recommendations), VIGNETTES, settings.seed)
     seen = {e.family for e in drawn if e.text in known}
     fresh = [e for e in drawn if e.family not in seen]
@@ -79,10 +81,14 @@ def _vignettes(
 
 
 def _retrieval(
-    recommendations: Sequence[Recommendation], folder: RunFolder, embed: Embed, settings: EvaluationSettings
+    recommendations: Sequence[Recommendation],
+    parts: Parts,
+    folder: RunFolder,
+    embed: Embed,
+    settings: EvaluationSettings,
 ) -> Suite:
     def run(_: Mapping[str, Score]) -> list[Metric]:
-        scoped = [e for e in load_split(folder)[Split.TEST_OOD] if e.recommendation is not None]
+        scoped = [e for e in parts[Split.TEST_OOD] if e.recommendation is not None]
         return measure_recall(
             scoped, recommendations, read_passages(folder), embed, split=Split.TEST_OOD, settings=settings
         )
@@ -103,8 +109,9 @@ def further_suites(
         PackError: the pack's vignette rules do not fit its recommendations.
         StageMissing: the run has no passages.
     """
+    parts = load_split(folder)
     return [
-        _minimal_pairs(pack, recommendations, folder, settings),
-        _vignettes(pack, recommendations, folder, settings),
-        _retrieval(recommendations, folder, embed, settings),
+        _minimal_pairs(pack, recommendations, parts, settings),
+        _vignettes(pack, recommendations, parts, settings),
+        _retrieval(recommendations, parts, folder, embed, settings),
     ]

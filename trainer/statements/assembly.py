@@ -9,13 +9,11 @@ join the training split, and no other.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.progress import Progress
 
 from monitor.segmentation import segment
@@ -27,12 +25,12 @@ from trainer.settings import CorpusSettings
 from trainer.statements import corpus, judge, vignettes
 from trainer.statements.corpus import SplitSettings
 from trainer.statements.datacard import Provenance, write_datacard
+from trainer.statements.duplicates import Embed
 from trainer.statements.generation import GenerationSettings
 from trainer.statements.judge import JudgeOutcome
 from trainer.statements.verification import check, run_checks
 from trainer.types import Difficulty, Example, Label, Recommendation, Split
 
-Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 #: What the checks found, as JSON.
 REPORT = "checks.json"
 
