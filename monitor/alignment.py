@@ -1,27 +1,42 @@
 """Which recommendation does a statement speak about, if any, and in what respect?
 
-In: embeddings of the encoder. Out: per statement the most likely recommendation, the probability that there is one at
-all, and the category of the claim. Two small linear heads of the model package, a few microseconds a statement.
+In: embeddings of the encoder. Out: per statement the probability of each recommendation and of none, and the category of
+the claim. Two small linear heads of the model package, a few microseconds a statement.
 """
 
 from __future__ import annotations
 
-from monitor.package import OUT_OF_SCOPE, Manifest, softmax
-from monitor.types import Evidence, ModelScores, StatementScore
+from dataclasses import dataclass
+from typing import Any
 
-#: Sums of floats depend on who else is in the batch, in the seventh digit or so. A redelivered message should get the
-#: same verdict, so what is judged and published is rounded.
-_DIGITS = 4
+import numpy as np
+from numpy.typing import NDArray
+
+from monitor.package import OUT_OF_SCOPE, Doubles, Manifest, softmax
+from monitor.types import Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """Probabilities of n statements: `recommendations` fp64 [n, recommendations], `in_scope` fp64 [n] their sum;
+    `categories` [n] the likeliest.
+    """
+
+    recommendations: Doubles
+    in_scope: Doubles
+    categories: list[str]
 
 
 class Alignment:
     """Reads recommendation, scope and category off an embedding."""
 
     def __init__(self, manifest: Manifest) -> None:
-        self._recommendations = manifest.alignment.classes
+        classes = manifest.alignment.classes
         self._categories = manifest.category.classes
         self._align, self._category = manifest.alignment.arrays(), manifest.category.arrays()
-        self._none = self._recommendations.index(OUT_OF_SCOPE)
+        self._none = classes.index(OUT_OF_SCOPE)
+        #: Ids, in the order of the columns of `Aligned.recommendations`.
+        self.ids = [name for name in classes if name != OUT_OF_SCOPE]
         guideline = manifest.guideline
         self._evidence = {
             r.id: Evidence(guideline.id, guideline.version, r.id, r.section, r.text) for r in manifest.recommendations
@@ -31,24 +46,12 @@ class Alignment:
         """Return the recommendation as evidence."""
         return self._evidence[recommendation]
 
-    def read(self, scores: ModelScores) -> list[StatementScore]:
-        """Return one score per row of `scores`."""
-        if not len(scores.p_unsafe):
-            return []
-        aligned = softmax(scores.embeddings, *self._align)
-        p_none = aligned[:, self._none].copy()
-        aligned[:, self._none] = -1  # never the best, even when the others underflow to 0
-        best = aligned.argmax(axis=1)
-        categories = softmax(scores.embeddings, *self._category).argmax(axis=1)
-        return [
-            StatementScore(
-                # The encoder's probability takes for granted that a recommendation is spoken about: it was calibrated
-                # on such statements only.
-                p_unsafe=round(float(p * (1 - none)), _DIGITS),
-                p_in_scope=round(float(1 - none), _DIGITS),
-                recommendation=self._recommendations[int(b)],
-                p_recommendation=float(row[b]),
-                category=self._categories[int(c)],
-            )
-            for p, none, b, row, c in zip(scores.p_unsafe, p_none, best, aligned, categories, strict=True)
-        ]
+    def align(self, embeddings: NDArray[np.floating[Any]]) -> Aligned:
+        """Return the probabilities of embeddings, [n, dim]."""
+        if not len(embeddings):
+            return Aligned(np.zeros((0, len(self.ids))), np.zeros(0), [])
+        p = softmax(embeddings, *self._align)
+        categories = softmax(embeddings, *self._category).argmax(axis=1)
+        return Aligned(
+            np.delete(p, self._none, axis=1), 1 - p[:, self._none], [self._categories[int(c)] for c in categories]
+        )

@@ -50,6 +50,7 @@ def _statement(judged: StatementVerdict) -> dict[str, Any]:
         "verdict": judged.verdict.value,
         "score": round(judged.score, 6),
         "category": judged.category,
+        "reason": judged.reason,
         "evidence": EvidenceRecord.of(judged.evidence).model_dump() if judged.evidence else None,
     }
 
@@ -142,6 +143,8 @@ def render(verdict: MessageVerdict, console: Console) -> None:
                 "\n  ", (f"{judged.verdict.value:<12}", style), f" {judged.score:.2f}  ", (judged.statement.text, style)
             )
         )
+        if judged.reason is not None:
+            console.print(Text.assemble((f"  {'why':<13}", "dim"), judged.reason))
         if judged.evidence is None:
             continue
         evidence = judged.evidence

@@ -17,12 +17,13 @@ from monitor.errors import ConfigurationError, GuardlineError
 
 _GROUP = "guardline.commands"
 #: In the order of use; commands of other distributions follow.
-_ORDER = ("demo", "check", "monitor", "train", "evaluate", "guideline-diff", "doctor")
+_ORDER = ("demo", "check", "monitor", "train", "package", "evaluate", "guideline-diff", "doctor")
 _HELP = {
     "demo": "Train a model if there is none, then screen a stream of LLM answers live.",
     "check": "Check a text, or a file of texts, without a broker.",
     "monitor": "Run the streaming worker.",
     "train": "Train a model package from a guideline and its corpus.",
+    "package": "Make a model package for a guideline without training on it.",
     "evaluate": "Print how a run's model does, or several runs; import reviewers' labels.",
     "guideline-diff": "Tell two versions of a guideline apart, and which statements that affects.",
     "doctor": "Tell what is installed, which services answer, which model is active.",

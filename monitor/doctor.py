@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from monitor.errors import GuardlineError, ScorerUnavailable
-from monitor.package import ModelPackage
+from monitor.package import EncoderSpec, ModelPackage, VerifierSpec
 from monitor.settings import Settings, load_settings
 
 _TIMEOUT = 3.0
@@ -58,11 +58,12 @@ def _model(settings: Settings) -> Finding:
     except GuardlineError as error:
         return Finding("model", False, str(error))
     manifest = package.manifest
+    verifier = "no verifier" if manifest.verifier is None else "verifier" if settings.verify else "verifier switched off"
     return Finding(
         "model",
         True,
         f"{manifest.name} {manifest.version}, guideline version {manifest.guideline.version}, "
-        f"{len(manifest.recommendations)} recommendations, in {package.path}",
+        f"{len(manifest.recommendations)} recommendations, {verifier}, in {package.path}",
     )
 
 
@@ -99,13 +100,19 @@ async def _redis(settings: Settings) -> str:
 async def _triton(settings: Settings) -> str:
     from monitor.triton import TritonBackend
 
-    backend = TritonBackend(ModelPackage.load(settings.model), url=settings.triton_url, timeout=_TIMEOUT)
-    try:
-        if not await backend.ready():
-            raise ScorerUnavailable("not there, or this model is not loaded")
-        return "answers, model ready"
-    finally:
-        await backend.close()
+    package = ModelPackage.load(settings.model)
+    manifest = package.manifest
+    specs: list[EncoderSpec | VerifierSpec] = [manifest.encoder]
+    if manifest.verifier is not None and settings.verify:
+        specs.append(manifest.verifier)
+    for spec in specs:
+        backend = TritonBackend(package, spec, url=settings.triton_url, timeout=_TIMEOUT)
+        try:
+            if not await backend.ready():
+                raise ScorerUnavailable(f"not there, or its model `{spec.model}` is not loaded")
+        finally:
+            await backend.close()
+    return "answers, models ready"
 
 
 async def _services(settings: Settings) -> list[Finding]:

@@ -1,8 +1,9 @@
 """From texts to scores through any backend that multiplies matrices.
 
-`TextEncoder` tokenizes off the event loop, cuts over-long texts into windows, plans batches with little padding, hands
-each to a backend (`onnx_scorer` in-process, `triton` over gRPC) and puts the answers back in order. A text of several
-windows takes the scores of its most unsafe one: nothing is cut off silently.
+Tokenizing happens off the event loop, over-long texts are cut into windows, batches are planned with little padding,
+each is handed to a backend (`onnx_scorer` in-process, `triton` over gRPC), and the answers are put back in order.
+`TextEncoder` embeds and scores single texts: of a text of several windows the most unsafe one counts, so nothing is cut
+off silently. `PairVerifier` reads a recommendation and a statement together.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +20,21 @@ from tokenizers import Tokenizer
 
 from monitor.batching import BatchLimits, plan
 from monitor.errors import ModelMismatch, ScorerFailed
-from monitor.package import ModelPackage
+from monitor.package import EncoderSpec, ModelPackage, VerifierSpec
 from monitor.types import ModelScores
 
 #: The tokenizer encodes all of a text before any limit applies (10 MB took 14.7 s), so longer texts are refused: the
 #: monitor's come as statements of at most `segmentation.MAX_STATEMENT_CHARS`.
 _MAX_CHARS = 100_000
 
+Floats = NDArray[np.float32]
+
 
 class Backend(Protocol):
-    """Runs the encoder on one batch."""
+    """Runs one graph on one batch."""
 
-    async def infer(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> ModelScores:
-        """Return the scores of a batch, [batch, tokens] in.
+    async def infer(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> list[NDArray[Any]]:
+        """Return the graph's outputs, in the order of its specification, for a batch, [batch, tokens] in.
 
         Raises:
             ScorerUnavailable: no answer now; the caller may try again.
@@ -52,18 +56,71 @@ def windows(ids: Sequence[int], max_length: int) -> list[list[int]]:
     return [[ids[0], *body[start : start + room], ids[-1]] for start in starts]
 
 
+class _Batches:
+    """Runs token sequences through a backend, in planned batches, a few in flight."""
+
+    def __init__(
+        self, spec: EncoderSpec | VerifierSpec, shape: Sequence[tuple[int, ...]], backend: Backend, limits: BatchLimits,
+        in_flight: int,
+    ) -> None:  # fmt: skip
+        self._spec = spec
+        self._shape = list(shape)
+        self._backend = backend
+        self._limits = limits
+        self._slots = asyncio.Semaphore(in_flight)
+
+    async def _one(self, rows: Sequence[Sequence[int]]) -> list[NDArray[Any]]:
+        ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = row
+            mask[i, : len(row)] = 1
+        async with self._slots:
+            outputs = await self._backend.infer(ids, mask)
+        expected = [(len(rows), *shape) for shape in self._shape]
+        given = [output.shape for output in outputs]
+        if given != expected:
+            raise ModelMismatch(
+                f"the model `{self._spec.model}` gave {given} for a batch of {len(rows)}, not {expected}: export it again"
+            )
+        if not all(np.isfinite(output).all() for output in outputs):
+            raise ScorerFailed(f"the model `{self._spec.model}` gave NaN or infinity; no verdict is made of that")
+        return outputs
+
+    async def run(self, sequences: Sequence[Sequence[int]]) -> list[Floats]:
+        """Return each output of all sequences, fp32 [n, ...], in order."""
+        results = [np.zeros((len(sequences), *shape), dtype=np.float32) for shape in self._shape]
+        batches = list(plan([len(s) for s in sequences], self._limits))
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._one([sequences[i] for i in batch])) for batch in batches]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from failures  # the first says enough; the others follow from it
+        for batch, task in zip(batches, tasks, strict=True):
+            for result, output in zip(results, task.result(), strict=True):
+                result[batch] = output
+        return results
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers has no base class for its errors
+        raise ModelMismatch(f"{path}: {error}: export the package again") from error
+    # Model files often carry padding and truncation settings of their own; both would undo the planner.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
 class TextEncoder:
     """A `Scorer`: texts in, scores out. Fails closed: when the backend does not answer, it raises."""
 
     def __init__(self, package: ModelPackage, backend: Backend, *, limits: BatchLimits, in_flight: int = 2) -> None:
-        self._tokenizer = Tokenizer.from_file(str(package.tokenizer))
-        # Model files often carry padding and truncation settings of their own; both would undo the planner.
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self._tokenizer = _tokenizer(package.tokenizer)
         self._spec = package.manifest.encoder
         self._backend = backend
-        self._limits = limits
-        self._slots = asyncio.Semaphore(in_flight)
+        self._batches = _Batches(self._spec, [(self._spec.dimension,), ()], backend, limits, in_flight)
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize")
 
     def _tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
@@ -77,24 +134,6 @@ class TextEncoder:
                 owners.append(owner)
         return sequences, owners
 
-    async def _run(self, rows: Sequence[Sequence[int]]) -> ModelScores:
-        ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = row
-            mask[i, : len(row)] = 1
-        async with self._slots:
-            scores = await self._backend.infer(ids, mask)
-        expected = (len(rows), self._spec.dimension)
-        if scores.embeddings.shape != expected or scores.p_unsafe.shape != expected[:1]:
-            raise ModelMismatch(
-                f"the model gave {scores.embeddings.shape} and {scores.p_unsafe.shape} for a batch of {len(rows)}, not "
-                f"{expected} and {expected[:1]}: export it again"
-            )
-        if not (np.isfinite(scores.embeddings).all() and np.isfinite(scores.p_unsafe).all()):
-            raise ScorerFailed("the model gave NaN or infinity; no verdict is made of that")
-        return scores
-
     async def score(self, texts: Sequence[str]) -> ModelScores:
         """Return the scores of `texts`, in order.
 
@@ -107,20 +146,47 @@ class TextEncoder:
         sequences, owners = await loop.run_in_executor(self._threads, self._tokenize, texts)
         embeddings = np.zeros((len(texts), self._spec.dimension), dtype=np.float32)
         p_unsafe = np.full(len(texts), -1, dtype=np.float32)
-        batches = list(plan([len(s) for s in sequences], self._limits))
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._run([sequences[i] for i in batch])) for batch in batches]
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from failures  # the first says enough; the others follow from it
-        for batch, task in zip(batches, tasks, strict=True):
-            scores = task.result()
-            for row, index in enumerate(batch):
-                owner = owners[index]
-                if scores.p_unsafe[row] > p_unsafe[owner]:
-                    p_unsafe[owner] = scores.p_unsafe[row]
-                    embeddings[owner] = scores.embeddings[row]
+        vectors, p = await self._batches.run(sequences)
+        for row, owner in enumerate(owners):
+            if p[row] > p_unsafe[owner]:
+                p_unsafe[owner] = p[row]
+                embeddings[owner] = vectors[row]
         return ModelScores(embeddings, p_unsafe)
+
+    async def close(self) -> None:
+        """Release the tokenizer's thread and the backend."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await self._backend.close()
+
+
+class PairVerifier:
+    """A `Verifier`: (recommendation, statement) pairs in, probabilities out. Fails closed, as `TextEncoder` does."""
+
+    def __init__(self, package: ModelPackage, backend: Backend, *, limits: BatchLimits, in_flight: int = 2) -> None:
+        spec = package.manifest.verifier
+        if spec is None:
+            raise ModelMismatch(f"{package.path}: this package has no verifier")
+        self._tokenizer = _tokenizer(package.verifier_tokenizer)
+        # Of a pair that is too long the longer text loses its end; a statement has at most some 150 tokens.
+        self._tokenizer.enable_truncation(spec.max_length, strategy="longest_first")
+        self._backend = backend
+        self._batches = _Batches(spec, [(), ()], backend, limits, in_flight)
+        self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize-pairs")
+
+    def _tokenize(self, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(pairs))]
+
+    async def verify(self, pairs: Sequence[tuple[str, str]]) -> Floats:
+        """Return the probabilities that the statement contradicts, and that it is about something else, fp32 [n, 2].
+
+        Raises:
+            ScorerUnavailable: the backend does not answer now.
+            ScorerFailed: it answered with an error or nonsense.
+            ModelMismatch: the backend serves another model than the package.
+        """
+        loop = asyncio.get_running_loop()
+        sequences = await loop.run_in_executor(self._threads, self._tokenize, pairs)
+        return np.stack(await self._batches.run(sequences), axis=1)
 
     async def close(self) -> None:
         """Release the tokenizer's thread and the backend."""

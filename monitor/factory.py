@@ -1,4 +1,4 @@
-"""Build the screening path from settings: which scorer, which store.
+"""Build the screening path from settings: which backend, which store.
 
 Separate from `app`, because `guardline check` takes this path without Kafka, Redis or Triton installed; the clients of
 the latter two are therefore imported where they are chosen.
@@ -6,29 +6,48 @@ the latter two are therefore imported where they are chosen.
 
 from __future__ import annotations
 
+from monitor.assessment import Assessment, Scorer, Verifier
 from monitor.batching import BatchLimits
-from monitor.encoding import Backend, TextEncoder
+from monitor.encoding import Backend, PairVerifier, TextEncoder
 from monitor.fallback import FallbackBackend
 from monitor.memory import MemoryStore
 from monitor.onnx_scorer import OnnxBackend
-from monitor.package import ModelPackage
+from monitor.package import EncoderSpec, ModelPackage, VerifierSpec
 from monitor.records import Thresholds
-from monitor.screening import Scorer, Screening, VerdictStore
+from monitor.screening import Screening, VerdictStore
 from monitor.settings import Settings
 
 
-def build_scorer(settings: Settings, package: ModelPackage) -> Scorer:
-    """Return the scorer that the settings ask for."""
-    backend: Backend
-    if settings.scorer == "triton":
-        from monitor.triton import TritonBackend
+def build_backend(settings: Settings, package: ModelPackage, spec: EncoderSpec | VerifierSpec) -> Backend:
+    """Return what runs one graph of the package."""
+    if settings.scorer != "triton":
+        return OnnxBackend(package, spec, threads=settings.onnx_threads)
+    from monitor.triton import TritonBackend
 
-        backend = TritonBackend(package, url=settings.triton_url, timeout=settings.triton_timeout)
-        if settings.triton_fallback:
-            backend = FallbackBackend(backend, OnnxBackend(package, threads=settings.onnx_threads))
-    else:
-        backend = OnnxBackend(package, threads=settings.onnx_threads)
+    backend: Backend = TritonBackend(package, spec, url=settings.triton_url, timeout=settings.triton_timeout)
+    if settings.triton_fallback:
+        backend = FallbackBackend(backend, OnnxBackend(package, spec, threads=settings.onnx_threads))
+    return backend
+
+
+def build_scorer(settings: Settings, package: ModelPackage) -> Scorer:
+    """Return the encoder that the settings ask for."""
+    backend = build_backend(settings, package, package.manifest.encoder)
     return TextEncoder(package, backend, limits=BatchLimits(max_tokens=settings.batch_tokens))
+
+
+def build_verifier(settings: Settings, package: ModelPackage) -> Verifier | None:
+    """Return the verifier, where the package has one and the settings want it."""
+    spec = package.manifest.verifier
+    if spec is None or not settings.verify:
+        return None
+    backend = build_backend(settings, package, spec)
+    return PairVerifier(package, backend, limits=BatchLimits(max_tokens=settings.batch_tokens))
+
+
+def build_assessment(settings: Settings, package: ModelPackage) -> Assessment:
+    """Return the path from statements to scores."""
+    return Assessment(package.manifest, build_scorer(settings, package), build_verifier(settings, package))
 
 
 def build_store(settings: Settings) -> VerdictStore:
@@ -42,7 +61,7 @@ def build_store(settings: Settings) -> VerdictStore:
 
 def build_thresholds(settings: Settings, package: ModelPackage) -> Thresholds:
     """Return the package's thresholds with the settings' in their place where given."""
-    own = package.manifest.thresholds
+    own = package.thresholds(verified=settings.verify)
     unsafe = own.unsafe if settings.threshold_unsafe is None else settings.threshold_unsafe
     review = own.review if settings.threshold_review is None else settings.threshold_review
     return Thresholds(unsafe=unsafe, review=min(review, unsafe), in_scope=own.in_scope)
@@ -52,7 +71,7 @@ def build_screening(settings: Settings, package: ModelPackage, store: VerdictSto
     """Return the path from messages to verdicts."""
     return Screening(
         package,
-        scorer=build_scorer(settings, package),
+        assessment=build_assessment(settings, package),
         store=store,
         thresholds=build_thresholds(settings, package),
     )

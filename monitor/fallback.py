@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import numpy as np
 import structlog
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 from monitor import metrics
 from monitor.encoding import Backend
 from monitor.errors import ScorerUnavailable
-from monitor.types import ModelScores
 
 _log = structlog.get_logger(__name__)
 
@@ -25,18 +25,18 @@ class FallbackBackend:
         self._pause = pause
         self._again_at = 0.0
 
-    async def infer(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> ModelScores:
-        """Return the scores of one batch; see `encoding.Backend`."""
+    async def infer(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> list[NDArray[Any]]:
+        """Return the outputs of one batch; see `encoding.Backend`."""
         clock = asyncio.get_running_loop().time
         if clock() >= self._again_at:
             try:
-                scores = await self._primary.infer(input_ids, attention_mask)
+                outputs = await self._primary.infer(input_ids, attention_mask)
             except ScorerUnavailable as error:
                 self._again_at = clock() + self._pause  # from when it failed: a hanging server takes its time
                 metrics.SCORER_FAILURES.inc()
                 _log.warning("scorer_unavailable", error=str(error), action=f"in-process for {self._pause:.0f} s")
             else:
-                return scores
+                return outputs
         return await self._secondary.infer(input_ids, attention_mask)
 
     async def close(self) -> None:

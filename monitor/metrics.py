@@ -34,6 +34,9 @@ MESSAGES = Counter(
     "guardline_messages_total", "Inputs decided on, by verdict; a redelivered one counts again.", ["verdict"]
 )
 STATEMENTS = Counter("guardline_statements_total", "Statements of readable inputs, by verdict.", ["verdict"])
+VERIFIED = Counter(
+    "guardline_verified_statements_total", "Statements that the verifier read, or that could do without.", ["outcome"]
+)
 CACHE_HITS = Counter("guardline_cache_hits_total", "Statements whose score was remembered.")
 DUPLICATES = Counter("guardline_duplicates_total", "Inputs that were done with before and so published nothing.")
 DEAD_LETTERS = Counter("guardline_dead_letters_total", "Inputs sent to the dead-letter topic, by reason.", ["reason"])

@@ -10,6 +10,9 @@ answer:
     encoder/1/model.onnx          input_ids, attention_mask (int64 [batch, tokens])
                                   -> sentence_embedding (fp32 [batch, dim]), p_unsafe (fp32 [batch])
     encoder/1/model.py            the python backend's side of the same file
+    verifier/...                  the same three, where the package has a verifier: a recommendation and a statement as
+                                  one sequence -> p_contradicts, p_neutral (fp32 [batch])
+    verifier_tokenizer.json       its tokenizer
 
 A package that does not fit is refused with what is wrong; the monitor then keeps the one it has, or does not start.
 """
@@ -31,12 +34,18 @@ from monitor.records import ModelReference, Thresholds
 
 Doubles = NDArray[np.float64]
 
+#: A package without verifier is of schema 1, one with a verifier of schema 2: a monitor that knows schema 1 only would
+#: judge by the encoder at thresholds that are not the encoder's.
 SCHEMA_VERSION = 1
+SCHEMA_VERSION_WITH_VERIFIER = 2
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 ENCODER = "encoder"
 INPUTS = ("input_ids", "attention_mask")
 OUTPUTS = ("sentence_embedding", "p_unsafe")
+VERIFIER = "verifier"
+VERIFIER_TOKENIZER = "verifier_tokenizer.json"
+VERIFIER_OUTPUTS = ("p_contradicts", "p_neutral")
 #: The class of the alignment that stands for "about none of the recommendations".
 OUT_OF_SCOPE = "out_of_scope"
 
@@ -55,6 +64,36 @@ class EncoderSpec(_Part):
     model_version: int = Field(default=1, gt=0, description="Triton's version number, pinned in every request.")
     inputs: tuple[str, str] = INPUTS
     outputs: tuple[str, str] = OUTPUTS
+
+
+class VerifierSpec(_Part):
+    """The verifier and how to feed it: ids and mask of tokenizer(recommendation, statement); the graph has segments."""
+
+    base: str = Field(description="Name of the cross-encoder or encoder it was fine-tuned from.")
+    max_length: int = Field(gt=2, description="Tokens of recommendation and statement together.")
+    model: str = VERIFIER
+    model_version: int = Field(default=1, gt=0, description="Triton's version number, pinned in every request.")
+    inputs: tuple[str, str] = INPUTS
+    outputs: tuple[str, str] = VERIFIER_OUTPUTS
+
+
+class LogisticSpec(_Part):
+    """A logistic regression over named features: sigmoid(weights @ x + intercept)."""
+
+    features: list[str]
+    weights: list[float]
+    intercept: float
+
+
+class CombinationSpec(_Part):
+    """How alignment, verifier, encoder and claims become one probability; `monitor.combination` has the formulas."""
+
+    candidates: int = Field(gt=0, description="Recommendations that are tried at most.")
+    mass: float = Field(gt=0, le=1, description="No more are tried once the alignment gives this much to those before.")
+    verify_from: float = Field(ge=0, le=1, description="P(in scope) of the alignment below which nothing is read.")
+    unsafe: LogisticSpec
+    scope: LogisticSpec
+    thresholds: Thresholds = Field(description="Of the combined score; those of the manifest are of the encoder alone.")
 
 
 class CalibrationSpec(_Part):
@@ -158,6 +197,8 @@ class Manifest(_Part):
     recommendations: list[RecommendationSpec]
     alignment: LinearHead
     category: LinearHead
+    verifier: VerifierSpec | None = None
+    combination: CombinationSpec | None = None
     evaluation: list[EvaluationSummary]
     files: dict[str, str] = Field(description="SHA-256 of each file, by path in the package.")
 
@@ -180,16 +221,35 @@ class ModelPackage:
         """Name and version, as every event states them."""
         return ModelReference(name=self.manifest.name, version=self.manifest.version)
 
-    @property
-    def onnx(self) -> Path:
-        """The encoder's graph."""
-        spec = self.manifest.encoder
+    def thresholds(self, *, verified: bool) -> Thresholds:
+        """Return the thresholds of the combined score, or of the encoder's alone."""
+        combination = self.manifest.combination
+        return combination.thresholds if verified and combination else self.manifest.thresholds
+
+    def onnx(self, spec: EncoderSpec | VerifierSpec) -> Path:
+        """Return where a graph of the package lies."""
         return self.path / spec.model / str(spec.model_version) / "model.onnx"
+
+    def sha256(self, spec: EncoderSpec | VerifierSpec) -> str:
+        """Return the SHA-256 of a graph of the package, as the manifest states it.
+
+        Raises:
+            ModelMismatch: the manifest does not list that graph.
+        """
+        name = self.onnx(spec).relative_to(self.path).as_posix()
+        if name not in self.manifest.files:
+            raise ModelMismatch(f"{self.path}: the manifest lists no {name}: export the package again")
+        return self.manifest.files[name]
 
     @property
     def tokenizer(self) -> Path:
-        """The tokenizer's file."""
+        """The encoder's tokenizer."""
         return self.path / TOKENIZER
+
+    @property
+    def verifier_tokenizer(self) -> Path:
+        """The verifier's tokenizer."""
+        return self.path / VERIFIER_TOKENIZER
 
     @classmethod
     def load(cls, path: Path) -> ModelPackage:
@@ -216,11 +276,17 @@ class ModelPackage:
 
     def _check(self) -> None:
         manifest = self.manifest
-        if manifest.schema_version != SCHEMA_VERSION:
+        known = (SCHEMA_VERSION, SCHEMA_VERSION_WITH_VERIFIER)
+        if manifest.schema_version not in known:
             raise ModelMismatch(
-                f"{self.path}: manifest schema {manifest.schema_version}, this monitor reads {SCHEMA_VERSION}: "
-                "export the package again or upgrade guardline"
+                f"{self.path}: manifest schema {manifest.schema_version}, this monitor reads "
+                f"{' and '.join(map(str, known))}: export the package again or upgrade guardline"
             )
+        if (manifest.verifier is None) != (manifest.combination is None):
+            raise ModelMismatch(f"{self.path}: verifier and combination belong together: export the package again")
+        if manifest.combination is not None:
+            self._check_logistic("unsafe", manifest.combination.unsafe)
+            self._check_logistic("scope", manifest.combination.scope)
         for name, digest in manifest.files.items():
             file = self.path / name
             if not file.is_file():
@@ -234,3 +300,19 @@ class ModelPackage:
             n, dimension = len(head.classes), manifest.encoder.dimension
             if [len(row) for row in head.weights] != [dimension] * n or len(head.bias) != n:
                 raise ModelMismatch(f"{self.path}: the {name} head is not {n} classes by {dimension} dimensions")
+
+    def _check_logistic(self, name: str, spec: LogisticSpec) -> None:
+        from monitor.combination import FEATURES  # which imports this module
+
+        where = f"{self.path}: combination.{name}"
+        if unknown := sorted({*spec.features} - {*FEATURES}):
+            raise ModelMismatch(
+                f"{where} reads {', '.join(unknown)}, which this monitor does not know: upgrade guardline or export the "
+                "package again"
+            )
+        if len(spec.weights) != len(spec.features) or len({*spec.features}) != len(spec.features):
+            raise ModelMismatch(
+                f"{where} has {len(spec.weights)} weights for {len({*spec.features})} features: export the package again"
+            )
+        if not np.isfinite([*spec.weights, spec.intercept]).all():
+            raise ModelMismatch(f"{where} has a weight that is no finite number: export the package again")

@@ -109,6 +109,11 @@ class FlagRecord(_Event):
     statement_sha256: str
     score: float = Field(ge=0, le=1, description="Calibrated probability that the statement is unsafe.")
     category: str
+    reason: str | None = Field(
+        default=None,
+        description='What differs, as "400 mg stated, 200 mg recommended"; null where that was not read, or where the '
+        "policy withholds text, because it quotes the statement.",
+    )
     evidence: EvidenceRecord
     model: ModelReference
     thresholds: Thresholds
@@ -181,6 +186,7 @@ def flag_record(
         statement_sha256=hashlib.sha256(span.text.encode()).hexdigest(),
         score=round(statement.score, 6),
         category=statement.category,
+        reason=statement.reason if include_text else None,
         evidence=EvidenceRecord.of(statement.evidence),
         model=model,
         thresholds=thresholds,

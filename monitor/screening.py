@@ -2,8 +2,7 @@
 
 Per call: normalise and segment every message, let the scope gate dismiss what cannot concern the guideline, look up
 the statements that were scored before, score the rest of all messages together, remember them, and let `policy`
-decide. The two ports it needs are declared here; `encoding` (over ONNX Runtime or Triton) and `redis_store` /
-`memory` satisfy them.
+decide. The store that it needs is declared here; `redis_store` and `memory` satisfy it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import orjson
 import structlog
 
 from monitor import metrics
-from monitor.alignment import Alignment
+from monitor.assessment import Assessment
 from monitor.errors import StoreUnavailable
 from monitor.package import ModelPackage
 from monitor.policy import gravest, judge
@@ -26,7 +25,7 @@ from monitor.records import ModelReference, Thresholds
 from monitor.scope import ScopeGate
 from monitor.segmentation import segment
 from monitor.text import normalise
-from monitor.types import Message, MessageVerdict, ModelScores, Statement, StatementScore, StatementVerdict, Verdict
+from monitor.types import Message, MessageVerdict, Statement, StatementScore, StatementVerdict, Verdict
 
 _log = structlog.get_logger(__name__)
 #: Above this many characters a batch is prepared in a thread, so that one huge message does not stop the event loop.
@@ -35,18 +34,6 @@ _LONG = 100_000
 _SLICE = 2048
 
 _Prepared = tuple[Message, list[Statement], Verdict | None]
-
-
-class Scorer(Protocol):
-    """The encoder. Fails closed: `ScorerUnavailable` means no verdict, not a safe one."""
-
-    async def score(self, texts: Sequence[str]) -> ModelScores:
-        """Return embeddings and calibrated probabilities of `texts`, in order."""
-        ...
-
-    async def close(self) -> None:
-        """Release what the scorer holds."""
-        ...
 
 
 class VerdictStore(Protocol):
@@ -79,19 +66,23 @@ class Screening:
     """Screens batches of messages with one model package."""
 
     def __init__(
-        self, package: ModelPackage, *, scorer: Scorer, store: VerdictStore, thresholds: Thresholds | None = None
+        self,
+        package: ModelPackage,
+        *,
+        assessment: Assessment,
+        store: VerdictStore,
+        thresholds: Thresholds | None = None,
     ) -> None:
         manifest = package.manifest
         self.model: ModelReference = package.reference
-        self.thresholds = thresholds or manifest.thresholds
-        self._scorer = scorer
+        self.thresholds = thresholds or package.thresholds(verified=assessment.path == "verified")
+        self._assessment = assessment
         self._store = store
-        self._alignment = Alignment(manifest)
         self._gate = ScopeGate(manifest.scope.terms, manifest.scope.language)
 
     def _key(self, normalised: str) -> str:
         digest = hashlib.sha256(normalised.encode()).hexdigest()[:32]
-        return f"score:{self.model.name}@{self.model.version}:{digest}"
+        return f"score:{self.model.name}@{self.model.version}:{self._assessment.path}:{digest}"
 
     async def _remembered(self, texts: Sequence[str]) -> dict[str, StatementScore]:
         try:
@@ -123,7 +114,7 @@ class Screening:
             cached |= known.keys()
             missing = [text for text in part if text not in known]
             if missing:
-                fresh = dict(zip(missing, self._alignment.read(await self._scorer.score(missing)), strict=True))
+                fresh = dict(zip(missing, await self._assessment.assess(missing), strict=True))
                 await self._remember(fresh)
                 known |= fresh
             scores |= known
@@ -136,8 +127,10 @@ class Screening:
         verdict = judge(score, self.thresholds)
         if verdict is Verdict.OUT_OF_SCOPE:
             return StatementVerdict(statement, verdict, 0.0)
-        evidence = self._alignment.evidence(score.recommendation)
-        return StatementVerdict(statement, verdict, score.p_unsafe, score.category, evidence)
+        evidence = self._assessment.evidence(score.recommendation)
+        # What differs in the wording of a statement that was found safe explains nothing.
+        reason = score.reason if verdict in (Verdict.UNSAFE, Verdict.REVIEW) else None
+        return StatementVerdict(statement, verdict, score.p_unsafe, score.category, evidence, reason)
 
     def _prepare(self, messages: Sequence[Message]) -> list[_Prepared]:
         """Return each message with its statements and the verdict of the scope gate, None where it lets pass."""
@@ -176,5 +169,5 @@ class Screening:
         return verdicts
 
     async def close(self) -> None:
-        """Release the scorer; the store belongs to whoever made it."""
-        await self._scorer.close()
+        """Release the models; the store belongs to whoever made it."""
+        await self._assessment.close()

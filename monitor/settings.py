@@ -56,6 +56,11 @@ class Settings(BaseSettings):
     )
 
     scorer: Literal["onnx", "triton"] = Field(default="onnx", description="In-process ONNX Runtime, or Triton.")
+    verify: bool = Field(
+        default=True,
+        description="Read recommendations beside statements, where the package has a verifier; else the "
+        "encoder alone decides: faster, and it misses more.",
+    )
     triton_url: str = Field(default="127.0.0.1:8001", description="Triton's gRPC address, host:port.")
     triton_timeout: float = Field(default=30, gt=0, description="Seconds that one request may take.")
     triton_fallback: bool = Field(

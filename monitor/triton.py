@@ -1,4 +1,4 @@
-"""The Triton backend: the encoder behind NVIDIA Triton Inference Server, over grpc.aio.
+"""The Triton backend: a graph of the package behind NVIDIA Triton Inference Server, over grpc.aio.
 
 Fails closed: any transport failure or overload becomes `ScorerUnavailable`, which pauses intake; a model that is not
 there, has other tensors or other weights than the package becomes `ModelMismatch`. The version is pinned in every
@@ -8,6 +8,7 @@ request, because without one Triton answers with the newest. Inference is a pure
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import grpc
 import numpy as np
@@ -16,8 +17,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from monitor.errors import ModelMismatch, ScorerFailed, ScorerUnavailable
-from monitor.package import ModelPackage
-from monitor.types import ModelScores
+from monitor.package import EncoderSpec, ModelPackage, VerifierSpec
 
 _MISMATCH = {"StatusCode.NOT_FOUND", "StatusCode.INVALID_ARGUMENT", "StatusCode.UNIMPLEMENTED"}
 #: The model itself raised, and would again on the same texts.
@@ -31,15 +31,17 @@ _CHANNEL = [
 
 
 class TritonBackend:
-    """Sends batches to one Triton server."""
+    """Sends batches for one graph to one Triton server."""
 
-    def __init__(self, package: ModelPackage, *, url: str, timeout: float = 30.0) -> None:
+    def __init__(
+        self, package: ModelPackage, spec: EncoderSpec | VerifierSpec, *, url: str, timeout: float = 30.0
+    ) -> None:
         """Connect lazily to `url` (host:port, no scheme); `timeout` in seconds bounds every call."""
-        self._spec = package.manifest.encoder
+        self._spec = spec
         self._url = url
         self._timeout = timeout
         self._client = triton.InferenceServerClient(url, channel_args=_CHANNEL)
-        self._digest = package.manifest.files[package.onnx.relative_to(package.path).as_posix()]
+        self._digest = package.sha256(spec)
         self._verified = False
 
     def _translate(self, error: Exception) -> Exception:
@@ -56,7 +58,7 @@ class TritonBackend:
     async def _verify(self) -> None:
         """Make sure that the server has the weights that the package's heads and thresholds belong to.
 
-        The version number alone says little: every package has its encoder as version 1.
+        The version number alone says little: every package has its graphs as version 1.
         """
         answer = await self._client.get_model_config(
             self._spec.model, str(self._spec.model_version), client_timeout=self._timeout
@@ -64,8 +66,9 @@ class TritonBackend:
         served = answer.config.parameters["onnx_sha256"].string_value
         if served != self._digest:
             raise ModelMismatch(
-                f"Triton at {self._url} serves another encoder (sha256 {served[:12] or 'unknown'}) than the package "
-                f"({self._digest[:12]}): load this package's `{self._spec.model}` there, or give --model the other one"
+                f"Triton at {self._url} serves another {self._spec.model} (sha256 {served[:12] or 'unknown'}) than the "
+                f"package ({self._digest[:12]}): load this package's `{self._spec.model}` there, or give --model the "
+                "other one"
             )
         self._verified = True
 
@@ -78,8 +81,8 @@ class TritonBackend:
             return False
         return bool(ready)
 
-    async def infer(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> ModelScores:
-        """Return the scores of one batch; see `encoding.Backend`."""
+    async def infer(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> list[NDArray[Any]]:
+        """Return the outputs of one batch; see `encoding.Backend`."""
         inputs = []
         for name, array in zip(self._spec.inputs, (input_ids, attention_mask), strict=True):
             tensor = triton.InferInput(name, list(array.shape), "INT64")
@@ -100,11 +103,11 @@ class TritonBackend:
                 )
         except (InferenceServerException, grpc.RpcError, TimeoutError) as error:
             raise self._translate(error) from error
-        embeddings, p_unsafe = (result.as_numpy(name) for name in self._spec.outputs)
-        if embeddings is None or p_unsafe is None:
+        arrays = [result.as_numpy(name) for name in self._spec.outputs]
+        if any(array is None for array in arrays):
             raise ModelMismatch(f"Triton at {self._url} left out {' or '.join(self._spec.outputs)}")
         # A model that batches has at least one dimension a row in Triton, so [batch] comes over the wire as [batch, 1].
-        return ModelScores(embeddings, p_unsafe.reshape(-1))
+        return [array.reshape(-1) if array.shape[1:] == (1,) else array for array in arrays]
 
     async def close(self) -> None:
         """Close the channel."""

@@ -66,8 +66,8 @@ class StatementScore:
     """All that policy needs to know of a statement; small enough to cache.
 
     `p_unsafe` is the probability that the statement speaks about a recommendation and contradicts it, `p_in_scope`
-    that it speaks about one at all; `recommendation` is the id that the statement most likely speaks
-    about, `p_recommendation` how likely.
+    that it speaks about one at all; `recommendation` is the id of the one that carries the verdict, `p_recommendation`
+    how likely the statement speaks about it; `reason` says what was read that differs, where something was.
     """
 
     p_unsafe: float
@@ -75,6 +75,7 @@ class StatementScore:
     recommendation: str
     p_recommendation: float
     category: str
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ class StatementVerdict:
     score: float
     category: str | None = None
     evidence: Evidence | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

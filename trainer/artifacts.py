@@ -79,6 +79,16 @@ class RunFolder:
         return self.root / "encoder.checkpoint"
 
     @property
+    def verifier(self) -> Path:
+        """The fine-tuned cross-encoder, as transformers saves it."""
+        return self.root / "verifier"
+
+    @property
+    def verifier_checkpoint(self) -> Path:
+        """Where a training of the verifier that was interrupted goes on."""
+        return self.root / "verifier.checkpoint"
+
+    @property
     def classifier(self) -> Path:
         """Heads, calibration and thresholds."""
         return self.root / "classifier"

@@ -13,9 +13,10 @@ from rich.console import Console
 from monitor.package import MANIFEST
 from monitor.settings import DEFAULT_RUN
 from trainer.artifacts import RunFolder, read_rows
-from trainer.evaluation import reviews
+from trainer.evaluation import quality, reviews
+from trainer.evaluation.models import TESTS
 from trainer.evaluation.report import comparison, difficulties, reviewed, shares, side_by_side
-from trainer.evaluation.stage import TESTS, load_judged, load_metrics
+from trainer.evaluation.stage import load_judged, load_metrics
 from trainer.pipeline import evaluate_again
 from trainer.settings import EvaluationSettings
 from trainer.statements.corpus import load_split
@@ -28,6 +29,15 @@ def _name(folder: RunFolder) -> str:
     if not manifest.exists():
         return str(folder.root)
     return f"{folder.root} ({json.loads(manifest.read_text())['encoder']['base']})"
+
+
+def _started_from(folder: RunFolder) -> str:
+    """Return what the verifier of a run started from; its encoder, where it has no verifier."""
+    manifest = folder.package / MANIFEST
+    if not manifest.exists():
+        return str(folder.root)
+    content = json.loads(manifest.read_text())
+    return str((content.get("verifier") or content["encoder"])["base"])
 
 
 def _review_rows(folder: RunFolder, file: Path) -> tuple[list[Metric], str]:
@@ -73,6 +83,12 @@ def _export(folder: RunFolder, n: int, output: Path, console: Console) -> None:
     help="Another run folder, to print beside this one; may be given several times.",
 )
 @click.option(
+    "--suite",
+    type=click.Choice(["quality"]),
+    help="Print one table of the steps from the frozen encoder to the served model: statements, recommendations, whole "
+    "answers, cost. Also written to build/results/quality.json.",
+)
+@click.option(
     "--reviews",
     "reviews_",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -93,11 +109,12 @@ def command(
     again: bool,
     json_: bool,
     others: Sequence[Path],
+    suite: str | None,
     reviews_: Path | None,
     sample: int | None,
     output: Path | None,
 ) -> None:
-    """Print how a run's model does: frozen encoder against contrastive, side by side, with 95% intervals.
+    """Print how a run's model does: frozen encoder against the served model, side by side, with 95% intervals.
 
     To have reviewers' figures in the report and the model card, too, lay their file into the run folder as
     reviews.csv (or reviews.jsonl) and call with --again.
@@ -106,6 +123,8 @@ def command(
         raise click.UsageError("--export-reviews and --output belong together")
     if sum(map(bool, (others, reviews_, sample))) > 1:
         raise click.UsageError("only one of --compare, --reviews and --export-reviews at a time")
+    if suite and (reviews_ or sample):
+        raise click.UsageError("--suite goes with --compare, --again and --json only")
     folder, console = RunFolder(run_), Console()
     if again:
         evaluate_again(folder)
@@ -116,6 +135,8 @@ def command(
         load_metrics(folder)
         rows, said = _review_rows(folder, reviews_)
         _print_reviews(rows, said, json_, console)
+    elif suite:
+        _print_quality([folder, *map(RunFolder, others)], json_, console)
     elif others:
         runs = {_name(f): load_metrics(f) for f in (folder, *map(RunFolder, others))}
         _print_runs(runs, json_, console)
@@ -146,6 +167,25 @@ def _print_runs(runs: dict[str, list[Metric]], json_: bool, console: Console) ->
                  if (r.suite, r.split, r.stratum) == ("statements", split.value, "all")}  # fmt: skip
         if len(sizes) > 1:
             console.print("The runs were not measured on the same statements: their figures do not compare.")
+
+
+def _print_quality(folders: Sequence[RunFolder], json_: bool, console: Console) -> None:
+    """Print the tables of runs as one; with several, each line says what its model started from."""
+    rows = quality.load(folders[0])
+    if len(folders) > 1:
+        rows = [row for folder in folders for row in quality.named(quality.load(folder), _started_from(folder))]
+    path = quality.publish(rows)
+    if json_:
+        click.echo(json.dumps(rows))
+        return
+    for part in quality.terminal(rows):
+        console.print(part)
+    if len({row["statements"] for row in rows}) > 1:
+        console.print("The runs were not measured on the same statements: their figures do not compare.")
+    console.print(
+        "95% intervals. Statements are decided at a probability of one half, the rest at the package's thresholds. "
+        f"Rows: {path}"
+    )
 
 
 def _print_reviews(rows: Sequence[Metric], said: str, json_: bool, console: Console) -> None:

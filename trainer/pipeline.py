@@ -1,6 +1,6 @@
 """`guardline train`: the stages in order, each skipped when its inputs have not changed.
 
-    extract -> passages -> summaries -> generate -> corpus -> encoder -> classifier -> export -> evaluate
+    extract -> passages -> summaries -> generate -> corpus -> encoder -> verifier -> classifier -> export -> evaluate
 
 A language model takes part in the first four and as a judge in the fifth where a provider is named; without one, rules,
 an extractive summary and the pack's recorded statements stand in. Evaluation comes last because it measures the
@@ -10,8 +10,9 @@ exported package, through the monitor's own path.
 from __future__ import annotations
 
 import json
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -38,13 +39,22 @@ from trainer.model import classifier, contrastive, encoder, export
 from trainer.settings import TrainSettings
 from trainer.statements import assembly, corpus, generation
 from trainer.statements.generation import Context
-from trainer.types import Recommendation, Split
+from trainer.types import Example, Recommendation, Split
+from trainer.verifier import crossencoder, shipped
+from trainer.verifier import stage as verifying
+from trainer.verifier.crossencoder import PairReader
+from trainer.verifier.pretraining import DATA, TOPIC_SOURCES, read_all
 
-STAGES = ("extract", "passages", "summaries", "generate", "corpus", "encoder", "classifier", "export", "evaluate")
+STAGES = (
+    "extract", "passages", "summaries", "generate", "corpus",
+    "encoder", "verifier", "classifier", "export", "evaluate",
+)  # fmt: skip
 #: Stages in which every process takes part; `accelerate launch` is for these.
 _DISTRIBUTED = ("encoder",)
 #: Language models that a run records, by what they do.
 MODELS = ("provider", "judge")
+#: What manifests call the start that ships.
+SHIPPED = "guardline's general verifier"
 #: Names in what stages say of themselves that need more words.
 _IN_WORDS = {
     "kept": "kept that of epoch",
@@ -182,6 +192,37 @@ class Pipeline:
         own = self.settings.encoder
         return encoder.Embedder(model, tokenizer, max_length=own.max_length, sub_batch=2 * own.sub_batch), tokenizer
 
+    def _verifier(self, progress: Progress) -> dict[str, Any]:
+        own = self.settings.verifier
+        if own is None:
+            shutil.rmtree(self.folder.verifier, ignore_errors=True)
+            return {"skipped:": "these settings judge by the encoder alone"}
+        parts = corpus.load_split(self.folder)
+        return verifying.run(
+            parts[Split.TRAIN],
+            parts[Split.VALIDATION],
+            self.recommendations(),
+            self._frozen.embed,
+            self.folder,
+            own,
+            progress,
+        )
+
+    def _reader(self) -> PairReader | None:
+        """The trained verifier; None where these settings want none."""
+        own = self.settings.verifier
+        if own is None:
+            return None
+        return PairReader(*crossencoder.load(str(self.folder.verifier)), max_length=own.max_length)
+
+    def _vocabulary(self) -> Iterator[str]:
+        """Yield all text whose words the exported encoder must know."""
+        yield from (r.text for r in self.recommendations())
+        yield from (e.text for e in read_rows(self.folder.statements, Example))
+        for pair in read_all(DATA, None):
+            yield pair.premise
+            yield pair.hypothesis
+
     def _classifier(self, progress: Progress) -> dict[str, Any]:
         embedder, _ = self._embedder()
         examples = corpus.load_split(self.folder)
@@ -191,15 +232,19 @@ class Pipeline:
         embedder, tokenizer = self._embedder()
         own = self.settings.encoder
         fitted = classifier.load(self.folder)
+        verifier = self.settings.verifier
+        models = export.Models(
+            embedder, tokenizer, own.base, fitted, self._reader(), (verifier.base or SHIPPED) if verifier else ""
+        )
         return export.run(
             self.pack,
             self.recommendations(),
-            embedder,
-            tokenizer,
-            fitted,
+            models,
+            corpus.load_split(self.folder)[Split.VALIDATION],
+            self._vocabulary(),
             self.folder,
-            own.base,
-            embedder.max_length,
+            self.settings.export,
+            self.settings.classifier,
             progress,
         )
 
@@ -228,6 +273,9 @@ class Pipeline:
         folder, settings, pack = self.folder, self.settings, self.pack
         served = [folder.package / "encoder", folder.package / "tokenizer.json"]
         base = (settings.encoder.base, settings.encoder.pooling)
+        # What a verifier starts from and is kept general by, where it is trained on files that ship.
+        start = [shipped.FOLDER, *(DATA / name for name in TOPIC_SOURCES)] if settings.verifier else []
+        heads = [folder.classifier / name for name in ("classifier.json", "joint.npz")]
 
         def of(*paths: Path) -> str:
             return "".join(map(digest, paths))
@@ -281,6 +329,16 @@ class Pipeline:
                 self._encoder,
             ),
             _Stage(
+                "verifier",
+                lambda: fingerprint(
+                    settings.verifier,
+                    base,
+                    of(folder.statements, folder.splits, folder.recommendations, *start),
+                ),
+                [folder.verifier] if settings.verifier else [],
+                self._verifier,
+            ),
+            _Stage(
                 "classifier",
                 lambda: fingerprint(settings.classifier, of(folder.encoder, folder.statements, folder.splits)),
                 [folder.classifier],
@@ -291,7 +349,9 @@ class Pipeline:
                 lambda: fingerprint(
                     pack.fingerprint(),
                     settings.encoder,
-                    of(folder.encoder, folder.classifier, folder.statements),
+                    settings.verifier,
+                    settings.export,
+                    of(folder.encoder, folder.verifier, folder.statements, *heads),
                 ),
                 served,
                 self._export,
@@ -350,7 +410,7 @@ class Pipeline:
             if main:
                 self.record_settings()
             started = time.monotonic()
-            with _progress(console) as progress:
+            with progress_bar(console) as progress:
                 summary = stage.run(progress)
             seconds = time.monotonic() - started
             if main:
@@ -383,7 +443,8 @@ def in_words(summary: Mapping[str, Any]) -> str:
     return ", ".join(f"{_IN_WORDS.get(name, name.replace('_', ' '))} {value(own)}" for name, own in summary.items())
 
 
-def _progress(console: Console) -> Progress:
+def progress_bar(console: Console) -> Progress:
+    """Return a progress display with the time that is left, on terminals only."""
     return Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(), console=console, transient=True,

@@ -54,6 +54,39 @@ class EncoderSettings:
 
 
 @dataclass(frozen=True)
+class PretrainingSettings:
+    """The general verifier that others start from."""
+
+    base: str = DEFAULT_ENCODER  # an encoder, or a cross-encoder to train further
+    steps: int = 3400
+    batch_size: int = 32
+    learning_rate: float = 2.5e-4
+    seed: int = 5
+
+
+@dataclass(frozen=True)
+class VerifierSettings:
+    """The cross-encoder that reads a recommendation beside a statement."""
+
+    base: str | None = None  # Hugging Face name or path of a cross-encoder or encoder; None: the start that ships
+    epochs: int = 2  # over the statements; 0: the start is used as it is
+    batch_size: int = 32
+    learning_rate: float = 2e-4
+    head_learning_rate: float = 4e-4
+    ranking_weight: float = 0.5  # of the loss between a statement and its twin
+    average: float = 0.99  # decay a step of the averaged weights that are kept
+    wrong: float = 0.35  # share of the statements that are read beside a plausible wrong recommendation as well
+    wrong_weight: float = 0.5  # of those pairs: some statements do contradict a second recommendation
+    edits_per_recommendation: int = 4  # twins of the guideline's own sentences, an epoch
+    general: float = 0.25  # pairs on other topics for each pair of the guideline
+    mined: float = 0.15  # share of the last epoch's pairs, the worst, that join the next one
+    mining_pool: int = 2000  # pairs that are looked at for it
+    max_length: int = 256  # tokens of recommendation and statement together
+    folds: int = 5  # of the classifier that gives plausible wrong recommendations
+    seed: int = 5
+
+
+@dataclass(frozen=True)
 class ClassifierSettings:
     """Heads on the embeddings, calibration, thresholds."""
 
@@ -62,6 +95,9 @@ class ClassifierSettings:
     joint_c: float = 10.0  # inverse L2 strength of the logistic regressions that score
     alignment_c: float = 10.0
     category_c: float = 3.0
+    candidates: int = 4  # recommendations that the verifier reads beside a statement, at most
+    candidate_mass: float = 0.97  # no more of them once the alignment gives this much to those before
+    combination_c: float = 0.3  # inverse L2 strength of the regression over verifier, encoder and claims
     isotonic_from: int = 500  # validation statements; with fewer, calibration is Platt's line
     policy: str = "shares"  # how thresholds are chosen, see trainer.model.classifier: shares, recall or conformal
     flagged_safe: float = 0.20  # shares: at most this share of safe validation statements is flagged, none below 1/2
@@ -71,6 +107,14 @@ class ClassifierSettings:
     beta: float = 0.10  # conformal: greatest probability that a safe statement is flagged
     in_scope_recall: float = 0.99  # of validation statements on the guideline, this share is judged
     seed: int = 13  # of folds, halves and draws of one statement a family
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """The model package."""
+
+    eight_bit: bool = False  # products and word embeddings of eight bits: for CPUs; a GPU wants the whole graph
+    trim: bool = False  # leave out word embeddings that neither statements nor pairs use; WordPiece only
 
 
 @dataclass(frozen=True)
@@ -99,7 +143,9 @@ class TrainSettings:
     corpus: CorpusSettings = field(default_factory=CorpusSettings)
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    verifier: VerifierSettings | None = field(default_factory=VerifierSettings)  # None: the encoder alone
     classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
+    export: ExportSettings = field(default_factory=ExportSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
 
@@ -109,16 +155,25 @@ PROFILES = {
         "quick",
         corpus=CorpusSettings(embedding_duplicates=False),
         encoder=EncoderSettings(epochs=6, max_minutes=3.8),
+        verifier=VerifierSettings(epochs=0),  # as it ships: it has not seen the guideline
+        export=ExportSettings(eight_bit=True),
         classifier=ClassifierSettings(head="joint"),
         evaluation=EvaluationSettings(bootstrap=100),
     ),
     # The ratio is the choice of `make bench-vignettes`; in the quick profile there is no time for more statements.
-    "full": TrainSettings("full", corpus=CorpusSettings(vignettes=0.3), encoder=EncoderSettings(epochs=12)),
+    # It makes the default package, which is small enough to ship.
+    "full": TrainSettings(
+        "full",
+        corpus=CorpusSettings(vignettes=0.3),
+        encoder=EncoderSettings(epochs=8),
+        export=ExportSettings(eight_bit=True, trim=True),
+    ),
     # Seconds: for tests of the machinery. Its model is not good for anything.
     "smoke": TrainSettings(
         "smoke",
         corpus=CorpusSettings(embedding_duplicates=False),
         encoder=EncoderSettings(epochs=1, max_minutes=0.1),
+        verifier=None,
         classifier=ClassifierSettings(head="joint"),
         evaluation=EvaluationSettings(bootstrap=20),
     ),

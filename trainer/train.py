@@ -20,11 +20,12 @@ from trainer.llm.costs import LEDGER, Ledger
 from trainer.llm.options import ProviderOptions, provider_options
 from trainer.llm.providers import ProviderSettings, load_provider
 from trainer.model import encoder
-from trainer.pipeline import STAGES, Pipeline, recorded_model
-from trainer.settings import PROFILES, TrainSettings
+from trainer.pipeline import STAGES, Pipeline, in_words, progress_bar, recorded_model
+from trainer.settings import PROFILES, PretrainingSettings, TrainSettings, VerifierSettings
 from trainer.statements import generation
 from trainer.statements.generation import GenerationSettings
 from trainer.statements.judge import require_other_model
+from trainer.verifier import pretraining
 
 
 def _show(
@@ -75,6 +76,27 @@ def _settings(
             epochs=epochs or own.epochs,
         ),
     )
+
+
+def _verifier(own: VerifierSettings | None, base: str | None, epochs: int | None) -> VerifierSettings | None:
+    """Return a profile's settings of the verifier with what the options change; None: no verifier."""
+    if base == "none":
+        return None
+    if base is None and epochs is None:
+        return own
+    own = own or VerifierSettings()
+    return replace(own, base=base or own.base, epochs=own.epochs if epochs is None else epochs)
+
+
+def _pretrain(output: Path, base: str | None, evidence: Path | None) -> None:
+    console = Console(stderr=True)
+    settings = PretrainingSettings()
+    settings = replace(settings, base=base or settings.base)
+    console.print(f"Pre-training a general verifier from {settings.base} into {output}: about an hour on two cores")
+    with progress_bar(console) as progress:
+        summary = pretraining.run(output, settings, evidence, progress)
+    console.print(in_words(summary))
+    console.print(f"Start from it: guardline train --verifier {output}")
 
 
 def _generation(own: GenerationSettings, styles: Sequence[str], per_style: int | None) -> GenerationSettings:
@@ -160,6 +182,24 @@ def _cost(folder: RunFolder, models: Sequence[ProviderSettings]) -> str:
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Of the encoder.  [default: the profile's]")
 @click.option("--seed", type=int, help="Of the encoder.  [default: the profile's]")
+@click.option(
+    "--verifier",
+    metavar="NAME|PATH|none",
+    help="Verifier to start from: a cross-encoder such as cross-encoder/nli-deberta-v3-xsmall, any encoder, a folder; "
+    "none: judge by the encoder alone.  [default: the general verifier that ships]",
+)
+@click.option("--verifier-epochs", type=click.IntRange(min=0), help="Of the verifier.  [default: the profile's]")
+@click.option(
+    "--pretrain",
+    is_flag=True,
+    help="With the stage `verifier`: make a general verifier to start from, in --run, from pairs on other topics.",
+)
+@click.option(
+    "--evidence",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="With --pretrain: evidence pairs besides, {premise, hypothesis, label, group} a line, such as VitaminC's.",
+)
+@click.option("--precision", type=click.Choice(["fp32", "int8"]), help="Of the package: int8 for CPUs, fp32 for GPUs.")
 @click.option("--judge", "judge_", metavar="NAME|FILE", help="Another language model, to judge the statements.")
 @click.option(
     "--styles",
@@ -185,6 +225,11 @@ def command(
     pooling: str | None,
     epochs: int | None,
     seed: int | None,
+    verifier: str | None,
+    verifier_epochs: int | None,
+    pretrain: bool,
+    evidence: Path | None,
+    precision: str | None,
     judge_: str | None,
     styles: tuple[str, ...],
     per_style: int | None,
@@ -197,8 +242,18 @@ def command(
     --provider no language model is asked: the run folder's recorded answers are used where it has some; else rules
     extract the recommendations, and the pack's recorded statements are learnt from.
     """
+    if pretrain:
+        if stages != ("verifier",):
+            raise click.UsageError("--pretrain belongs to the stage `verifier`: guardline train verifier --pretrain")
+        _pretrain(run_ or DEFAULT_RUN.parent / "general-verifier", verifier, evidence)
+        return
+    if evidence is not None:
+        raise click.UsageError("--evidence belongs to --pretrain")
     pack = Pack.load(pack_)
     settings = _settings(profile, base, pooling, seed, epochs)
+    settings = replace(settings, verifier=_verifier(settings.verifier, verifier, verifier_epochs))
+    if precision:
+        settings = replace(settings, export=replace(settings.export, eight_bit=precision == "int8"))
     folder = RunFolder(run_ or DEFAULT_RUN.parent / pack.spec.id)
     # What is recorded answers only the requests that it was recorded for.
     asked = (None if llm.online else _asked_before(folder)) or settings.generation

@@ -73,10 +73,13 @@ class Ports:
 class LocalTriton:
     """A tritonserver process on loopback; use as a context manager."""
 
-    def __init__(self, package: Path, *, venv: Path, model: str = "encoder", ports: Ports | None = None) -> None:
+    def __init__(self, package: Path, *, venv: Path, ports: Ports | None = None) -> None:
+        """Serve all models of `package`: the encoder and, where it has one, the verifier."""
         self._package = package.resolve()
+        self._models = sorted(file.parent.name for file in self._package.glob("*/config.pbtxt"))
+        if not self._models:
+            raise SystemExit(f"{package}: no model package: no folder in it has a config.pbtxt")
         self._venv = venv.resolve()
-        self._model = model
         self.ports = ports or Ports(*free_ports(3))
         self._folder = TemporaryDirectory(prefix="guardline-triton-")
         self._process: subprocess.Popen[bytes] | None = None
@@ -91,7 +94,7 @@ class LocalTriton:
         return f"127.0.0.1:{self.ports.grpc}"
 
     def start(self, timeout: float = 60.0) -> None:
-        """Start the server and wait until the model is ready.
+        """Start the server and wait until all models are ready.
 
         Raises:
             RuntimeError: it ended, or was not ready in `timeout` seconds; the message holds the end of its log.
@@ -107,7 +110,7 @@ class LocalTriton:
             f"--model-repository={self._package}",
             f"--backend-directory={Path(self._folder.name) / 'backends'}",
             "--model-control-mode=explicit",
-            f"--load-model={self._model}",
+            *(f"--load-model={model}" for model in self._models),
             "--model-config-name=cpu",
             "--disable-auto-complete-config",
             "--allow-gpu-metrics=false",
@@ -130,8 +133,11 @@ class LocalTriton:
             time.sleep(0.1)
 
     def ready(self) -> bool:
-        """Tell whether the model is loaded and answers."""
-        url = f"http://127.0.0.1:{self.ports.http}/v2/models/{self._model}/ready"
+        """Tell whether all models are loaded and answer."""
+        return all(map(self._ready, self._models))
+
+    def _ready(self, model: str) -> bool:
+        url = f"http://127.0.0.1:{self.ports.http}/v2/models/{model}/ready"
         try:
             with urllib.request.urlopen(url, timeout=2) as response:
                 return bool(response.status == 200)

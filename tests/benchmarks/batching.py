@@ -37,7 +37,7 @@ async def _in_groups(encoder: TextEncoder, texts: Sequence[str], size: int) -> N
 
 async def _measure() -> list[dict[str, object]]:
     package = ModelPackage.load(DEFAULT_MODEL)
-    backend = OnnxBackend(package)
+    backend = OnnxBackend(package, package.manifest.encoder)
     texts = _statements()
     anything = BatchLimits(max_tokens=10**9, max_padding=1.0, max_rows=32)
     whole = TextEncoder(package, backend, limits=BatchLimits())

@@ -3,6 +3,8 @@
 The package has three recommendations in eight dimensions: axis 0 is about the loading dose, axis 1 about the kidney,
 axis 2 about children, axis 3 about none of them. Its "encoder" looks for words: "wrong" is unsafe (0.95), "maybe" is
 in the review band (0.6), everything else is safe (0.05). `FakeScorer` applies that to texts, `FakeBackend` to tokens.
+
+With `verified=True` it has a verifier, too, and a combination that takes the verifier's word alone.
 """
 
 import re
@@ -20,9 +22,11 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
+from monitor.assessment import Assessment, Scorer, Verifier
+from monitor.combination import MODEL_FEATURES
 from monitor.errors import ScorerUnavailable, StoreUnavailable
 from monitor.memory import MemoryStore
-from monitor.package import MANIFEST, TOKENIZER, Manifest, ModelPackage, sha256_file
+from monitor.package import MANIFEST, TOKENIZER, VERIFIER_TOKENIZER, Manifest, ModelPackage, sha256_file
 from monitor.publisher import Event
 from monitor.types import ModelScores
 
@@ -49,9 +53,34 @@ def _head(classes: Sequence[str], axes: Sequence[int]) -> dict[str, Any]:
     return {"classes": list(classes), "weights": weights.tolist(), "bias": [0.0] * len(classes)}
 
 
-def manifest_dict(**changes: Any) -> dict[str, Any]:
+#: Features with a weight in the tiny package's combination, beside an intercept of 0.
+UNSAFE_WEIGHTS = {"verifier": 1.0}
+SCOPE_WEIGHTS = {"scope": 1.0}
+VERIFY_FROM = 0.2
+PAIR_LENGTH = 24
+
+
+def logistic_dict(weights: Mapping[str, float], intercept: float = 0.0) -> dict[str, Any]:
+    """Return a logistic regression as a manifest holds it."""
+    return {"features": [*weights], "weights": [*weights.values()], "intercept": intercept}
+
+
+def combination_dict(**changes: Any) -> dict[str, Any]:
+    """Return a combination as a manifest holds it, with fields replaced by `changes`."""
+    combination = {
+        "candidates": 2,
+        "mass": 0.99,
+        "verify_from": VERIFY_FROM,
+        "unsafe": logistic_dict(UNSAFE_WEIGHTS),
+        "scope": logistic_dict(SCOPE_WEIGHTS),
+        "thresholds": {"unsafe": 0.7, "review": 0.3, "in_scope": 0.5},
+    }
+    return combination | changes
+
+
+def manifest_dict(*, verified: bool = False, **changes: Any) -> dict[str, Any]:
     """Return a manifest as JSON would hold it, with top-level fields replaced by `changes`."""
-    manifest = {
+    manifest: dict[str, Any] = {
         "schema_version": 1,
         "name": "tiny",
         "version": "1.0.0",
@@ -78,12 +107,21 @@ def manifest_dict(**changes: Any) -> dict[str, Any]:
         "evaluation": [],
         "files": {},
     }
+    if verified:
+        verifier = {"base": "none", "max_length": PAIR_LENGTH}
+        manifest |= {"schema_version": 2, "verifier": verifier, "combination": combination_dict()}
     return manifest | changes
 
 
-def make_package(**changes: Any) -> ModelPackage:
+def make_package(*, verified: bool = False, **changes: Any) -> ModelPackage:
     """Return a package that has no files, for everything that reads only the manifest."""
-    return ModelPackage(Path("/no/such/package"), Manifest.model_validate(manifest_dict(**changes)))
+    manifest = manifest_dict(verified=verified, **changes)
+    return ModelPackage(Path("/no/such/package"), Manifest.model_validate(manifest))
+
+
+def make_assessment(scorer: Scorer, verifier: Verifier | None = None, **changes: Any) -> Assessment:
+    """Return the tiny package's path from statements to scores: the fast one without `verifier`."""
+    return Assessment(make_package(verified=verifier is not None, **changes).manifest, scorer, verifier)
 
 
 def make_tokenizer() -> Tokenizer:
@@ -96,16 +134,21 @@ def make_tokenizer() -> Tokenizer:
     tokenizer.normalizer = BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = BertPreTokenizer()
     tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
     )
     return tokenizer
 
 
-def write_package(folder: Path, **changes: Any) -> Path:
-    """Write the tiny package into `folder` and return it: manifest and tokenizer, no ONNX file."""
+def write_package(folder: Path, *, verified: bool = False, **changes: Any) -> Path:
+    """Write the tiny package into `folder` and return it: manifest and tokenizers, no ONNX file."""
     folder.mkdir(parents=True, exist_ok=True)
-    make_tokenizer().save(str(folder / TOKENIZER))
-    manifest = manifest_dict(**{"files": {TOKENIZER: sha256_file(folder / TOKENIZER)}} | changes)
+    names = [TOKENIZER, VERIFIER_TOKENIZER] if verified else [TOKENIZER]
+    for name in names:
+        make_tokenizer().save(str(folder / name))
+    files = {name: sha256_file(folder / name) for name in names}
+    manifest = manifest_dict(verified=verified, **{"files": files} | changes)
     (folder / MANIFEST).write_text(Manifest.model_validate(manifest).model_dump_json())
     return folder
 
@@ -170,27 +213,69 @@ class BuggyScorer(FakeScorer):
         return await super().score(texts)
 
 
+class FakeVerifier:
+    """A `Verifier` that finds in a table what (recommendation, statement) give, and remembers what it was asked.
+
+    A pair that is not in the table is about something else (neutral 0.98).
+    """
+
+    UNRELATED = (0.01, 0.98)
+
+    def __init__(self, found: Mapping[tuple[str, str], tuple[float, float]] | None = None) -> None:
+        self._found = found or {}
+        self.calls: list[list[tuple[str, str]]] = []
+        self.closed = False
+
+    async def verify(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+        self.calls.append(list(pairs))
+        return np.array([self._found.get(pair, self.UNRELATED) for pair in pairs], dtype=np.float32)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+Outputs = list[NDArray[Any]]
+
+
 class FakeBackend:
     """A `Backend` that looks for words in token ids. `spoil` may change or refuse an answer."""
 
-    def __init__(self, tokenizer: Tokenizer, spoil: Callable[[ModelScores], ModelScores] | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, spoil: Callable[[Outputs], Outputs] | None = None) -> None:
         self._tokenizer = tokenizer
         self._spoil = spoil
         self.shapes: list[tuple[int, int]] = []
         self.seen: set[int] = set()
         self.closed = False
 
-    async def infer(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> ModelScores:
+    async def infer(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         assert input_ids.dtype == attention_mask.dtype == np.int64
         assert (input_ids[attention_mask == 0] == 0).all()
         self.shapes.append((input_ids.shape[0], input_ids.shape[1]))
         self.seen.update(map(int, input_ids[attention_mask == 1]))
-        rows = [[self._tokenizer.id_to_token(int(i)) for i in row] for row in input_ids]
+        outputs = self._answer([[self._tokenizer.id_to_token(int(i)) for i in row] for row in input_ids])
+        return self._spoil(outputs) if self._spoil else outputs
+
+    def _answer(self, rows: Sequence[Sequence[str]]) -> Outputs:
         scores = _scores(rows)
-        return self._spoil(scores) if self._spoil else scores
+        return [scores.embeddings, scores.p_unsafe]
 
     async def close(self) -> None:
         self.closed = True
+
+
+class FakePairBackend(FakeBackend):
+    """The verifier's side of `FakeBackend`: P(contradicts) is 0.95 where "wrong" is in the second text, else 0.05;
+
+    P(neutral) is 0.9 where the two texts have no word of `AXES` in common, else 0.02.
+    """
+
+    def _answer(self, rows: Sequence[Sequence[str]]) -> Outputs:
+        outputs = np.zeros((2, len(rows)), dtype=np.float32)
+        for i, row in enumerate(rows):
+            cut = row.index("[SEP]")
+            shared = {*row[:cut]} & {*row[cut:]} & {*AXES}
+            outputs[:, i] = 0.95 if "wrong" in row[cut:] else 0.05, 0.02 if shared else 0.9
+        return list(outputs)
 
 
 class FailingStore:

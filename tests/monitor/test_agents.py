@@ -25,6 +25,7 @@ from tests.monitor.fakes import (
     FakeScorer,
     FlakyScorer,
     RecordingPublisher,
+    make_assessment,
     make_package,
     make_record,
 )
@@ -64,7 +65,7 @@ class Harness:
         self.scorer = scorer or FakeScorer()
         self.publisher = publisher or RecordingPublisher()
         self.store = store or MemoryStore()
-        screening = Screening(make_package(), scorer=self.scorer, store=self.store)
+        screening = Screening(make_package(), assessment=make_assessment(self.scorer), store=self.store)
         topics = Topics(flags="flags", review="review", deadletter="dead", verdicts="verdicts" if audit else None)
         self.handler = ChunkHandler(
             screening=screening,

@@ -9,12 +9,13 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from monitor import check
-from monitor.check import check_lines, command, render
+from monitor.assessment import Assessment
+from monitor.check import as_json, check_lines, command, render
 from monitor.cli import main
 from monitor.memory import MemoryStore
 from monitor.package import ModelPackage
 from monitor.screening import Screening
-from monitor.types import Message
+from monitor.types import Evidence, Message, MessageVerdict, Statement, StatementVerdict, Verdict
 from tests.monitor.fakes import (
     NO_RECOMMENDATION,
     OFF_TOPIC,
@@ -22,6 +23,7 @@ from tests.monitor.fakes import (
     SAFE,
     UNSAFE,
     FakeScorer,
+    make_assessment,
     make_package,
     write_package,
 )
@@ -35,7 +37,7 @@ def line(id_: str, text: str) -> bytes:
 
 async def check_all(lines: Sequence[bytes], scorer: FakeScorer | None = None) -> list[dict[str, Any]]:
     package = make_package()
-    screening = Screening(package, scorer=scorer or FakeScorer(), store=MemoryStore())
+    screening = Screening(package, assessment=make_assessment(scorer or FakeScorer()), store=MemoryStore())
     return await check_lines(lines, screening, package)
 
 
@@ -80,6 +82,7 @@ async def test_the_line_of_a_verdict_has_exactly_the_documented_fields() -> None
                 "verdict": "unsafe",
                 "score": 0.95,
                 "category": "dose",
+                "reason": None,
                 "evidence": {
                     "guideline": "tiny-guideline",
                     "version": "2026-01",
@@ -95,6 +98,7 @@ async def test_the_line_of_a_verdict_has_exactly_the_documented_fields() -> None
                 "verdict": "out_of_scope",
                 "score": 0.0,
                 "category": None,
+                "reason": None,
                 "evidence": None,
             },
         ],
@@ -120,10 +124,32 @@ async def test_lines_of_a_batch_are_scored_together() -> None:
     ],
 )
 async def test_render_shows_statements_and_evidence(text: str, seen: list[str]) -> None:
-    screening = Screening(make_package(), scorer=FakeScorer(), store=MemoryStore())
+    screening = Screening(make_package(), assessment=make_assessment(FakeScorer()), store=MemoryStore())
     shown = StringIO()
     render((await screening.screen([Message("m", text)]))[0], Console(file=shown, width=200))
     assert [part for part in seen if part not in shown.getvalue()] == []
+
+
+def flagged(reason: str | None) -> MessageVerdict:
+    evidence = Evidence("tiny-guideline", "2026-01", "1.1-loading", "1.1", "About loading.")
+    span = Statement(0, len(UNSAFE), UNSAFE, UNSAFE)
+    statement = StatementVerdict(span, Verdict.UNSAFE, 0.95, "dose", evidence, reason)
+    return MessageVerdict(Message("m", UNSAFE), Verdict.UNSAFE, 0.95, (statement,))
+
+
+def test_a_statement_says_why_it_was_flagged() -> None:
+    (statement,) = as_json(flagged("400 mg stated, 200 mg recommended"), make_package())["statements"]
+    assert statement["reason"] == "400 mg stated, 200 mg recommended"
+
+
+@pytest.mark.parametrize("reason", ["400 mg stated, 200 mg recommended", "[bold]x[/bold] stated, y recommended", None])
+def test_render_says_why_between_statement_and_evidence(reason: str | None) -> None:
+    shown = StringIO()
+    render(flagged(reason), Console(file=shown, width=200))
+    lines = [line.strip() for line in shown.getvalue().splitlines()]
+    why = [] if reason is None else [f"why          {reason}"]
+    assert [line for line in lines if line.startswith("why")] == why
+    assert [line.split()[0] for line in lines if line][2:] == ["why", "evidence", "About"][reason is None :]
 
 
 @pytest.fixture
@@ -131,7 +157,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package folder for the command, with the fake scorer in place of ONNX Runtime."""
 
     def build(_: object, package: ModelPackage, store: MemoryStore) -> Screening:
-        return Screening(package, scorer=FakeScorer(), store=store)
+        return Screening(package, assessment=Assessment(package.manifest, FakeScorer(), None), store=store)
 
     monkeypatch.setattr(check, "build_screening", build)
     monkeypatch.setattr(check, "configure", lambda *_: None)

@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,11 +10,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from monitor.batching import BatchLimits
-from monitor.encoding import TextEncoder, windows
+from monitor.encoding import PairVerifier, TextEncoder, windows
 from monitor.errors import ModelMismatch, ScorerFailed, ScorerUnavailable
 from monitor.package import ModelPackage
-from monitor.types import ModelScores
-from tests.monitor.fakes import DIMENSION, MAX_LENGTH, NONE_AXIS, FakeBackend, make_tokenizer, write_package
+from tests.monitor.fakes import (
+    DIMENSION,
+    MAX_LENGTH,
+    NONE_AXIS,
+    PAIR_LENGTH,
+    FakeBackend,
+    FakePairBackend,
+    Outputs,
+    make_tokenizer,
+    write_package,
+)
 
 ONE_BY_ONE = BatchLimits(max_rows=1)
 CLS, SEP = 2, 3
@@ -122,8 +132,11 @@ async def test_a_text_without_tokens_has_a_score(package: ModelPackage) -> None:
     assert (await encoder(package, FakeBackend(make_tokenizer())).score([""])).p_unsafe == pytest.approx([0.05])
 
 
-def _first_row(value: float) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    def change(array: NDArray[np.float32]) -> NDArray[np.float32]:
+Change = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+def _first_row(value: float) -> Change:
+    def change(array: NDArray[Any]) -> NDArray[Any]:
         array = array.copy()
         array.flat[0] = value
         return array
@@ -133,14 +146,11 @@ def _first_row(value: float) -> Callable[[NDArray[np.float32]], NDArray[np.float
 
 def spoil(
     *,
-    embeddings: Callable[[NDArray[np.float32]], object] | None = None,
-    p: Callable[[NDArray[np.float32]], object] | None = None,
-) -> Callable[[ModelScores], ModelScores]:
-    def change(scores: ModelScores) -> ModelScores:
-        return ModelScores(
-            embeddings(scores.embeddings) if embeddings else scores.embeddings,
-            p(scores.p_unsafe) if p else scores.p_unsafe,
-        )
+    embeddings: Change | None = None,
+    p: Change | None = None,
+) -> Callable[[Outputs], Outputs]:
+    def change(outputs: Outputs) -> Outputs:
+        return [own(output) if own else output for own, output in zip((embeddings, p), outputs, strict=True)]
 
     return change
 
@@ -159,7 +169,7 @@ def spoil(
 )
 @pytest.mark.parametrize("limits", [BatchLimits(), ONE_BY_ONE], ids=["one batch", "many batches"])
 async def test_a_bad_answer_is_no_score(
-    package: ModelPackage, change: Callable[[ModelScores], ModelScores], error: type[Exception], limits: BatchLimits
+    package: ModelPackage, change: Callable[[Outputs], Outputs], error: type[Exception], limits: BatchLimits
 ) -> None:
     with pytest.raises(error):
         await encoder(package, FakeBackend(make_tokenizer(), change), limits).score(
@@ -169,7 +179,7 @@ async def test_a_bad_answer_is_no_score(
 
 @pytest.mark.parametrize("error", [ScorerUnavailable("away"), ModelMismatch("other"), RuntimeError("bug")], ids=repr)
 async def test_the_error_of_a_backend_arrives_as_itself_not_as_a_group(package: ModelPackage, error: Exception) -> None:
-    def refuse(_: ModelScores) -> ModelScores:
+    def refuse(_: Outputs) -> Outputs:
         raise error
 
     with pytest.raises(type(error)) as caught:
@@ -181,7 +191,7 @@ async def test_at_most_two_batches_are_in_flight(package: ModelPackage) -> None:
     class Counting(FakeBackend):
         now = most = 0
 
-        async def infer(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> ModelScores:
+        async def infer(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
             self.now += 1
             self.most = max(self.most, self.now)
             await asyncio.sleep(0)
@@ -196,4 +206,135 @@ async def test_at_most_two_batches_are_in_flight(package: ModelPackage) -> None:
 async def test_close_closes_the_backend(package: ModelPackage) -> None:
     backend = FakeBackend(make_tokenizer())
     await encoder(package, backend).close()
+    assert backend.closed
+
+
+# Pairs
+
+RULE = "about the loading dose"
+
+
+@pytest.fixture
+def verified_package(tmp_path: Path) -> ModelPackage:
+    return ModelPackage.load(write_package(tmp_path / "package", verified=True))
+
+
+def pair_verifier(
+    package: ModelPackage, backend: FakeBackend | None = None, limits: BatchLimits | None = None
+) -> PairVerifier:
+    return PairVerifier(package, backend or FakePairBackend(make_tokenizer()), limits=limits or BatchLimits())
+
+
+@pytest.mark.parametrize("limits", [BatchLimits(), ONE_BY_ONE, BatchLimits(max_tokens=24, max_padding=1)], ids=str)
+async def test_pairs_come_back_in_their_order(verified_package: ModelPackage, limits: BatchLimits) -> None:
+    pairs = [
+        (RULE, "the loading dose " * 3),
+        (RULE, "kidney"),
+        ("the kidney", "wrong kidney"),
+        ("the kidney", "the wrong loading dose of the remdesivir"),
+    ]
+    backend = FakePairBackend(make_tokenizer())
+    found = await pair_verifier(verified_package, backend, limits).verify(pairs)
+    np.testing.assert_allclose(found, [[0.05, 0.02], [0.05, 0.9], [0.95, 0.02], [0.95, 0.9]], atol=1e-6)
+    assert found.dtype == np.float32
+    assert sum(rows for rows, _ in backend.shapes) == len(pairs)
+
+
+async def test_many_pairs_keep_their_order_across_batches(verified_package: ModelPackage) -> None:
+    pairs = [(RULE, f"{('wrong', 'maybe')[i % 2]} {'filler ' * (i * 7 % 11)}") for i in range(200)]
+    backend = FakePairBackend(make_tokenizer())
+    found = await pair_verifier(verified_package, backend, BatchLimits(max_tokens=96)).verify(pairs)
+    assert len(backend.shapes) > 10
+    assert found[:, 0] == pytest.approx([0.95, 0.05] * 100)
+
+
+async def test_a_pair_is_one_sequence_with_a_separator_after_each_text(verified_package: ModelPackage) -> None:
+    sequences: list[list[int]] = []
+
+    class Watching(FakePairBackend):
+        async def infer(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+            sequences.extend(input_ids.tolist())
+            return await super().infer(input_ids, attention_mask)
+
+    tokenizer = make_tokenizer()
+    await pair_verifier(verified_package, Watching(tokenizer)).verify([("the dose", "kidney"), ("", "")])
+    shown = [[tokenizer.id_to_token(i) for i in row] for row in sequences]
+    assert sorted(shown) == [["[CLS]", "[SEP]", "[SEP]"], ["[CLS]", "the", "dose", "[SEP]", "kidney", "[SEP]"]]
+
+
+@pytest.mark.parametrize(
+    ("rule", "statement", "p"),
+    [
+        pytest.param("dose " * 100, "the wrong dose", 0.95, id="long recommendation"),
+        pytest.param("the dose", "wrong " + "dose " * 100, 0.95, id="long statement, error at its beginning"),
+        pytest.param("dose " * 100, "wrong " + "dose " * 100, 0.95, id="both long"),
+        pytest.param("the dose", "dose " * 100 + "wrong", 0.05, id="long statement, error cut off"),
+    ],
+)
+async def test_of_a_pair_that_is_too_long_the_longer_text_loses_its_end(
+    verified_package: ModelPackage, rule: str, statement: str, p: float
+) -> None:
+    backend = FakePairBackend(make_tokenizer())
+    found = await pair_verifier(verified_package, backend).verify([(rule, statement)])
+    assert found[0, 0] == pytest.approx(p)
+    assert backend.shapes == [(1, PAIR_LENGTH)]
+
+
+async def test_padding_and_truncation_in_the_verifiers_tokenizer_file_do_not_apply(tmp_path: Path) -> None:
+    folder = write_package(tmp_path / "package", verified=True, files={})
+    tokenizer = make_tokenizer()
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=64)
+    tokenizer.save(str(folder / "verifier_tokenizer.json"))
+    backend = FakePairBackend(make_tokenizer())
+    await pair_verifier(ModelPackage.load(folder), backend).verify([("the dose of the dose", "is wrong")])
+    assert backend.shapes == [(1, 10)]
+
+
+async def test_no_pairs_ask_nobody(verified_package: ModelPackage) -> None:
+    backend = FakePairBackend(make_tokenizer())
+    assert (await pair_verifier(verified_package, backend).verify([])).shape == (0, 2)
+    assert backend.shapes == []
+
+
+def spoil_pairs(contradicts: Change | None = None, neutral: Change | None = None) -> Callable[[Outputs], Outputs]:
+    return spoil(embeddings=contradicts, p=neutral)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        pytest.param(spoil_pairs(_first_row(np.nan)), ScorerFailed, id="NaN contradicts"),
+        pytest.param(spoil_pairs(neutral=_first_row(np.inf)), ScorerFailed, id="infinite neutral"),
+        pytest.param(spoil_pairs(lambda p: p[:, None]), ModelMismatch, id="column"),
+        pytest.param(spoil_pairs(neutral=lambda p: p[:-1]), ModelMismatch, id="one missing"),
+        pytest.param(lambda outputs: outputs[:1], ModelMismatch, id="one output"),
+    ],
+)
+@pytest.mark.parametrize("limits", [BatchLimits(), ONE_BY_ONE], ids=["one batch", "many batches"])
+async def test_a_bad_answer_on_pairs_is_no_score(
+    verified_package: ModelPackage, change: Callable[[Outputs], Outputs], error: type[Exception], limits: BatchLimits
+) -> None:
+    backend = FakePairBackend(make_tokenizer(), change)
+    with pytest.raises(error, match="verifier"):
+        await pair_verifier(verified_package, backend, limits).verify([(RULE, "wrong dose"), (RULE, "the kidney")])
+
+
+def test_a_package_without_a_verifier_makes_none(package: ModelPackage) -> None:
+    with pytest.raises(ModelMismatch, match="no verifier"):
+        pair_verifier(package)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}"], ids=repr)
+def test_a_tokenizer_that_cannot_be_read_is_a_mismatch(tmp_path: Path, content: bytes | None) -> None:
+    folder = write_package(tmp_path / "package", verified=True, files={})
+    file = folder / "verifier_tokenizer.json"
+    file.unlink() if content is None else file.write_bytes(content)
+    with pytest.raises(ModelMismatch, match=r"verifier_tokenizer\.json"):
+        pair_verifier(ModelPackage.load(folder))
+
+
+async def test_closing_the_verifier_closes_its_backend(verified_package: ModelPackage) -> None:
+    backend = FakePairBackend(make_tokenizer())
+    await pair_verifier(verified_package, backend).close()
     assert backend.closed

@@ -24,7 +24,8 @@ def judged(start: int, verdict: Verdict, score: float = 0.9) -> StatementVerdict
     evidence = Evidence("g", "2026", "1.1", "1", "Give 200 mg.")
     if verdict is Verdict.OUT_OF_SCOPE:
         return StatementVerdict(Statement(start, start + len(text), text, text), verdict, 0.0)
-    return StatementVerdict(Statement(start, start + len(text), text, text), verdict, score, "dose", evidence)
+    span = Statement(start, start + len(text), text, text)
+    return StatementVerdict(span, verdict, score, "dose", evidence, "400 mg stated, 200 mg recommended")
 
 
 def verdict_of(*statements: StatementVerdict, conversation: str | None = "c-1") -> MessageVerdict:
@@ -105,6 +106,12 @@ def test_text_is_withheld_where_policy_says_so() -> None:
     events = factory(include_text=False, audit=True).of_verdict(record(), MIXED)
     assert not any(b"400 mg" in (event.value or b"") for event in events)
     assert b"400 mg" in (factory().of_verdict(record(), MIXED)[0].value or b"")
+
+
+def test_flags_and_reviews_give_the_reason_and_the_audit_record_does_not() -> None:
+    *flags, audit = factory(audit=True).of_verdict(record(), MIXED)
+    assert {value(event)["reason"] for event in flags} == {"400 mg stated, 200 mg recommended"}
+    assert b"400 mg" not in (audit.value or b"")
 
 
 def test_a_dead_letter_keeps_the_record_to_the_byte_and_says_why() -> None:

@@ -1,10 +1,16 @@
+from pathlib import Path
+
 import pytest
 
-from monitor.factory import build_store, build_thresholds
+from monitor import factory
+from monitor.encoding import Backend
+from monitor.factory import build_assessment, build_screening, build_store, build_thresholds
 from monitor.memory import MemoryStore
+from monitor.package import EncoderSpec, ModelPackage, VerifierSpec
 from monitor.records import Thresholds
 from monitor.settings import Settings
-from tests.monitor.fakes import make_package
+from monitor.types import Message, Verdict
+from tests.monitor.fakes import FakeBackend, FakePairBackend, make_package, make_tokenizer, write_package
 
 
 @pytest.mark.parametrize(
@@ -29,3 +35,47 @@ def test_thresholds_of_the_settings_win_and_the_band_is_never_upside_down(
 
 def test_the_store_is_in_memory_unless_asked_otherwise() -> None:
     assert isinstance(build_store(Settings(store="memory")), MemoryStore)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The models that were opened, each with a fake in its place."""
+    names: list[str] = []
+
+    def build(_: Settings, __: ModelPackage, spec: EncoderSpec | VerifierSpec) -> Backend:
+        names.append(spec.model)
+        return (FakePairBackend if isinstance(spec, VerifierSpec) else FakeBackend)(make_tokenizer())
+
+    monkeypatch.setattr(factory, "build_backend", build)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("verified", "switch", "models", "path", "unsafe"),
+    [
+        (True, "true", ["encoder", "verifier"], "verified", 0.7),
+        (True, "", ["encoder", "verifier"], "verified", 0.7),
+        (True, "false", ["encoder"], "fast", 0.8),
+        (False, "true", ["encoder"], "fast", 0.8),
+    ],
+)
+async def test_the_verifier_is_used_where_there_is_one_and_it_is_not_switched_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str],
+    verified: bool, switch: str, models: list[str], path: str, unsafe: float,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("GUARDLINE_VERIFY", switch)
+    settings, package = Settings(), ModelPackage.load(write_package(tmp_path, verified=verified))
+    own = build_assessment(settings, package)
+    assert (opened, own.path) == (models, path)
+    assert build_thresholds(settings, package).unsafe == unsafe
+    await own.close()
+
+
+async def test_messages_go_through_both_models(tmp_path: Path, opened: list[str]) -> None:
+    package = ModelPackage.load(write_package(tmp_path, verified=True))
+    screening = build_screening(Settings(), package, MemoryStore())
+    texts = ("The remdesivir loading is wrong.", "The remdesivir loading is filler.", "Remdesivir is of the filler.")
+    results = await screening.screen([Message(str(i), text) for i, text in enumerate(texts)])
+    assert [r.verdict for r in results] == [Verdict.UNSAFE, Verdict.SAFE, Verdict.OUT_OF_SCOPE]
+    assert opened == ["encoder", "verifier"]
+    await screening.close()

@@ -2,10 +2,10 @@ import asyncio
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from monitor.errors import ScorerUnavailable
 from monitor.fallback import FallbackBackend
-from monitor.types import ModelScores
 
 
 async def test_a_hanging_triton_is_asked_once_a_pause_not_once_a_batch() -> None:
@@ -13,12 +13,12 @@ async def test_a_hanging_triton_is_asked_once_a_pause_not_once_a_batch() -> None
         def __init__(self, delay: float, error: Exception | None) -> None:
             self.calls, self._delay, self._error = 0, delay, error
 
-        async def infer(self, input_ids: Any, attention_mask: Any) -> ModelScores:
+        async def infer(self, input_ids: Any, attention_mask: Any) -> list[NDArray[Any]]:
             self.calls += 1
             await asyncio.sleep(self._delay)
             if self._error:
                 raise self._error
-            return ModelScores(np.zeros((1, 2), np.float32), np.zeros(1, np.float32))
+            return [np.zeros((1, 2), np.float32), np.zeros(1, np.float32)]
 
         async def close(self) -> None: ...
 

@@ -63,6 +63,7 @@ def test_without_the_extra_the_worker_says_which_one_it_needs() -> None:
 def test_check_gives_a_verdict_without_any_client_of_a_service() -> None:
     script = """
 import asyncio, orjson
+from monitor.assessment import Assessment
 from monitor.check import check_lines
 from monitor.memory import MemoryStore
 from monitor.package import Manifest, ModelPackage
@@ -89,7 +90,8 @@ manifest = {
     "alignment": head, "category": head, "evaluation": [], "files": {},
 }
 package = ModelPackage(Path("none"), Manifest.model_validate(manifest))
-screening = Screening(package, scorer=Scorer(), store=MemoryStore())
+assessment = Assessment(package.manifest, Scorer(), None)
+screening = Screening(package, assessment=assessment, store=MemoryStore())
 print(asyncio.run(check_lines([b'{"id": "a", "text": "Take the drug."}'], screening, package))[0]["verdict"])
 """
     result = python(BLOCK.format(blocked=SERVICES | FRAMEWORKS) + script)

@@ -22,8 +22,9 @@ from monitor.types import Evidence, Message, MessageVerdict, Statement, Statemen
 TEXT = "Give 400 mg of remdesivir."
 MODEL = ModelReference(name="tiny", version="1")
 THRESHOLDS = Thresholds(unsafe=0.8, review=0.4, in_scope=0.5)
+REASON = "400 mg stated, 200 mg recommended"
 EVIDENCE = Evidence("g", "2026", "1.1", "1", "Give 200 mg.")
-UNSAFE = StatementVerdict(Statement(3, 29, TEXT, TEXT), Verdict.UNSAFE, 0.912345678, "dose", EVIDENCE)
+UNSAFE = StatementVerdict(Statement(3, 29, TEXT, TEXT), Verdict.UNSAFE, 0.912345678, "dose", EVIDENCE, REASON)
 OUT = StatementVerdict(Statement(30, 35, "Hello", "Hello"), Verdict.OUT_OF_SCOPE, 0.0)
 MESSAGE = Message("m-1", f"So {TEXT} Hello", "north", "llm-1", "c-1", datetime(2026, 1, 2, tzinfo=UTC))
 VERDICT = MessageVerdict(MESSAGE, Verdict.UNSAFE, 0.912345678, (UNSAFE, OUT))
@@ -55,6 +56,7 @@ def test_a_flag_has_exactly_the_documented_fields() -> None:
         "statement_sha256": hashlib.sha256(TEXT.encode()).hexdigest(),
         "score": 0.912346,
         "category": "dose",
+        "reason": REASON,
         "evidence": {
             "guideline": "g",
             "version": "2026",
@@ -71,9 +73,18 @@ def test_a_flag_has_exactly_the_documented_fields() -> None:
 
 def test_the_text_is_withheld_where_policy_says_so() -> None:
     withheld = flag(include_text=False)
-    assert withheld.statement is None
+    assert (withheld.statement, withheld.reason) == (None, None)
     assert withheld.statement_sha256 == flag().statement_sha256
     assert "400" not in withheld.model_dump_json()
+
+
+def test_a_flag_of_before_there_were_reasons_is_still_read() -> None:
+    old = flag().model_dump(mode="json", exclude={"reason"})
+    assert FlagRecord.model_validate(old).reason is None
+
+
+def test_a_flag_without_a_known_reason_says_null() -> None:
+    assert json.loads(flag(statement=replace(UNSAFE, reason=None)).model_dump_json())["reason"] is None
 
 
 def test_a_review_says_so() -> None:

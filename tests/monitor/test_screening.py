@@ -2,6 +2,8 @@ from itertools import pairwise
 
 import pytest
 
+from monitor import claims
+from monitor.assessment import Assessment
 from monitor.memory import MemoryStore
 from monitor.records import Thresholds
 from monitor.screening import Screening, VerdictStore
@@ -15,6 +17,8 @@ from tests.monitor.fakes import (
     FailingStore,
     FakeScorer,
     RecordingStore,
+    FakeVerifier,
+    make_assessment,
     make_package,
 )
 
@@ -29,7 +33,7 @@ def screening(
 ) -> Screening:
     return Screening(
         make_package(version=version),
-        scorer=scorer or FakeScorer(),
+        assessment=make_assessment(scorer or FakeScorer(), version=version),
         store=store or MemoryStore(),
         thresholds=thresholds,
     )
@@ -212,7 +216,8 @@ async def test_with_no_scope_threshold_every_statement_still_has_evidence() -> N
         }
     )
     thresholds = Thresholds(unsafe=0.8, review=0.4, in_scope=0)
-    screen = Screening(package, scorer=FakeScorer(), store=MemoryStore(), thresholds=thresholds)
+    assessment = Assessment(package.manifest, FakeScorer(), None)
+    screen = Screening(package, assessment=assessment, store=MemoryStore(), thresholds=thresholds)
     result = (await screen.screen(messages(NO_RECOMMENDATION)))[0]
     assert result.statements[0].evidence is not None
 
@@ -229,3 +234,51 @@ async def test_close_releases_the_scorer() -> None:
     scorer = FakeScorer()
     await screening(scorer).close()
     assert scorer.closed
+
+
+# With a verifier
+
+LOADING = "About loading."
+
+
+def verified_screening(found: dict[tuple[str, str], tuple[float, float]], store: VerdictStore) -> Screening:
+    verifier = FakeVerifier(found)
+    return Screening(
+        make_package(verified=True), assessment=make_assessment(FakeScorer(), verifier), store=store
+    )
+
+
+async def test_the_verifiers_word_counts_at_the_thresholds_of_the_combination() -> None:
+    """0.75 is above the combination's threshold of 0.7, below that of the encoder alone, 0.8."""
+    result = (await verified_screening({(LOADING, SAFE): (0.75, 0.0)}, MemoryStore()).screen(messages(SAFE)))[0]
+    assert (result.verdict, result.score) == (Verdict.UNSAFE, pytest.approx(0.75, abs=1e-3))
+
+
+async def test_scores_of_the_two_paths_are_remembered_apart() -> None:
+    store = RecordingStore()
+    fast = Screening(make_package(verified=True), assessment=make_assessment(FakeScorer()), store=store)
+    verified = verified_screening({(LOADING, UNSAFE): (0.05, 0.0)}, store)
+    assert (await fast.screen(messages(UNSAFE)))[0].verdict is Verdict.UNSAFE
+    assert (await verified.screen(messages(UNSAFE)))[0].verdict is Verdict.SAFE
+    assert (await fast.screen(messages(UNSAFE)))[0].verdict is Verdict.UNSAFE
+    assert [key.rsplit(":", 2)[1] for key in store.content] == ["fast", "verified"]
+
+
+@pytest.mark.parametrize(
+    ("p", "verdict", "reason"),
+    [
+        (0.9, Verdict.UNSAFE, "400 mg stated, 200 mg recommended"),
+        (0.5, Verdict.REVIEW, "400 mg stated, 200 mg recommended"),
+        (0.1, Verdict.SAFE, None),
+    ],
+)
+async def test_a_flag_says_why_and_a_safe_statement_needs_no_reason(
+    monkeypatch: pytest.MonkeyPatch, p: float, verdict: Verdict, reason: str | None
+) -> None:
+    mismatch = claims.Mismatch("dose", "400 mg", "200 mg")
+    compared = claims.Comparison((0.0,) * len(claims.FEATURES), (mismatch,), "dose")
+    monkeypatch.setattr(claims, "compare", lambda *_: compared)
+    store = MemoryStore()
+    for _ in range(2):  # scored, then remembered
+        result = (await verified_screening({(LOADING, SAFE): (p, 0.0)}, store).screen(messages(SAFE)))[0]
+        assert (result.statements[0].verdict, result.statements[0].reason) == (verdict, reason)

@@ -11,7 +11,9 @@ from monitor.text import normalise, well_formed
 texts = st.text(
     st.one_of(
         st.characters(exclude_categories=()),
-        st.sampled_from("*_` \u200b\u00ad\u0301\ud800\ufeff\u2011\u201c=\u0338a5\u2079\u2082\u00bd\u2044"),
+        st.sampled_from(
+            "*_` \u200b\u00ad\u0301\ud800\ufeff\u2011\u201c=\u0338a5\u2079\u2082\u00bd\u2044&#;<>\u202e\u0435\u00b4"
+        ),
     )
 )
 
@@ -38,7 +40,7 @@ texts = st.text(
         ("rem\u200bdesi\u200cvir\u200d", "remdesivir"),
         ("rem\u00addesivir", "remdesivir"),
         ("\ufeffremdesivir\u2060", "remdesivir"),
-        ("\u202eremdesivir\u202c \u2066x\u2069", "remdesivir x"),
+        ("\u202eremdesivir\u202c \u2066x\u2069", "remdesivir x"),  # in reading order already
         ("re" + "".join(chr(0xE0000 + ord(c)) for c in "hidden") + "md", "remd"),
         # control and white space
         ("a\x00b\x07c\x1bd\x7fe\x85f", "a b c d e f"),

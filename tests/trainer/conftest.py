@@ -70,7 +70,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 def _fp32() -> Iterator[None]:
     """Which type is faster is measured at run time; tests compare numbers, so it is decided here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder, "_half_is_faster", lambda where: False)
+        patch.setattr(encoder, "half_is_faster", lambda where: False)
         yield
 
 

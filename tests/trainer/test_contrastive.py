@@ -359,7 +359,7 @@ from tests.trainer.test_contrastive import gradients
 from trainer.model import encoder
 from trainer.settings import EncoderSettings
 torch.set_num_threads(1)
-encoder._half_is_faster = lambda where: False
+encoder.half_is_faster = lambda where: False
 found = [gradients(EncoderSettings(base=sys.argv[1]), cached=cached) for cached in (False, True)]
 assert encoder.processes().num_processes == 2
 assert encoder.agreed(0.1 + encoder.processes().process_index) == 0.1

@@ -17,7 +17,8 @@ from trainer.artifacts import RunFolder, digest, write_json
 from trainer.errors import CorpusError, StageMissing
 from trainer.evaluation import report, reviews
 from trainer.evaluation import stage as evaluation
-from trainer.evaluation.stage import CONTRASTIVE, FROZEN, FROZEN_BINARY, load_metrics
+from trainer.evaluation.models import CONTRASTIVE, FROZEN, FROZEN_BINARY
+from trainer.evaluation.stage import load_metrics
 from trainer.statements.corpus import load_split
 from trainer.types import Metric
 

@@ -20,12 +20,10 @@ from tests.trainer.conftest import HIDDEN
 from trainer.artifacts import RunFolder, read_rows
 from trainer.errors import StageMissing
 from trainer.evaluation import stage as evaluation
+from trainer.evaluation.messages import MessageOutcome
+from trainer.evaluation.models import CONTRASTIVE, FROZEN, FROZEN_BINARY, TESTS
 from trainer.evaluation.stage import (
-    CONTRASTIVE,
-    FROZEN,
-    FROZEN_BINARY,
     Measured,
-    MessageOutcome,
     ServedModel,
     load_judged,
     load_metrics,
@@ -39,6 +37,7 @@ from trainer.statements.corpus import load_split
 from trainer.types import Difficulty, Example, Label, Metric, Recommendation, Split
 
 SETTINGS = EvaluationSettings(bootstrap=50, seed=3)
+LIMITS = Thresholds(unsafe=0.8, review=0.4, in_scope=0.3)
 
 
 def example(i: int, unsafe: bool, family: str, difficulty: Difficulty | None = None, rule: str = "r1") -> Example:
@@ -69,7 +68,6 @@ def score(p: float, scope: float = 0.9, rule: str = "r1") -> StatementScore:
 
 
 def test_operating_point_counts_by_the_thresholds() -> None:
-    package = SimpleNamespace(manifest=SimpleNamespace(thresholds=Thresholds(unsafe=0.8, review=0.4, in_scope=0.3)))
     table = [
         (True, score(0.8)),  # flagged, at the threshold
         (True, score(0.79)),  # review
@@ -80,7 +78,7 @@ def test_operating_point_counts_by_the_thresholds() -> None:
         (False, score(0.39, scope=0.3)),
     ]
     examples = [example(i, unsafe, f"f{i}") for i, (unsafe, _) in enumerate(table)]
-    rows = operating_point(package, examples, [s for _, s in table], Split.TEST_OOD)
+    rows = operating_point(LIMITS, examples, [s for _, s in table], Split.TEST_OOD)
     assert {(r.suite, r.stratum, r.metric): (r.value, r.n) for r in rows} == {
         ("policy", "unsafe", "flagged"): (0.25, 4),
         ("policy", "unsafe", "flagged or in review"): (0.5, 4),
@@ -93,8 +91,7 @@ def test_operating_point_counts_by_the_thresholds() -> None:
 
 
 def test_operating_point_of_safe_statements_only() -> None:
-    package = SimpleNamespace(manifest=SimpleNamespace(thresholds=Thresholds(unsafe=0.8, review=0.4, in_scope=0.3)))
-    rows = operating_point(package, [example(0, False, "f")], [score(0.5)], Split.TEST_ID)
+    rows = operating_point(LIMITS, [example(0, False, "f")], [score(0.5)], Split.TEST_ID)
     assert [(r.suite, r.stratum, r.metric, r.value) for r in rows] == [
         ("policy", "safe", "flagged", 0.0),
         ("policy", "safe", "in review", 1.0),
@@ -104,8 +101,7 @@ def test_operating_point_of_safe_statements_only() -> None:
 
 
 def test_operating_point_of_nothing() -> None:
-    package = SimpleNamespace(manifest=SimpleNamespace(thresholds=Thresholds(unsafe=0.8, review=0.4, in_scope=0.3)))
-    assert operating_point(package, [], [], Split.TEST_ID) == []
+    assert operating_point(LIMITS, [], [], Split.TEST_ID) == []
 
 
 # Whole answers
@@ -113,12 +109,12 @@ def test_operating_point_of_nothing() -> None:
 
 def test_message_rows_of_made_up_outcomes() -> None:
     outcomes = [
-        MessageOutcome("unsafe", Verdict.UNSAFE, spans=2, spans_hit=1, flags=3, flags_on_spans=1),
-        MessageOutcome("unsafe", Verdict.REVIEW, spans=1, spans_hit=0, flags=0, flags_on_spans=0),
-        MessageOutcome("safe", Verdict.UNSAFE, spans=0, spans_hit=0, flags=1, flags_on_spans=0),
-        MessageOutcome("safe", Verdict.SAFE, spans=0, spans_hit=0, flags=0, flags_on_spans=0),
-        MessageOutcome("safe", Verdict.ABSTAIN, spans=0, spans_hit=0, flags=0, flags_on_spans=0),
-        MessageOutcome("out_of_scope", Verdict.OUT_OF_SCOPE, spans=0, spans_hit=0, flags=0, flags_on_spans=0),
+        MessageOutcome("unsafe", Verdict.UNSAFE, spans=((0, 5), (30, 40)), flags=((0, 9), (10, 20), (20, 30))),
+        MessageOutcome("unsafe", Verdict.REVIEW, spans=((0, 5),)),
+        MessageOutcome("safe", Verdict.UNSAFE, flags=((0, 9),)),
+        MessageOutcome("safe", Verdict.SAFE),
+        MessageOutcome("safe", Verdict.ABSTAIN),
+        MessageOutcome("out_of_scope", Verdict.OUT_OF_SCOPE),
     ]
     rows = message_rows(outcomes)
     assert {(r.stratum, r.metric): (r.value, r.n) for r in rows} == {
@@ -132,7 +128,7 @@ def test_message_rows_of_made_up_outcomes() -> None:
 
 
 def test_message_rows_of_one_label_say_nothing_of_the_others() -> None:
-    outcomes = [MessageOutcome("safe", Verdict.SAFE, spans=0, spans_hit=0, flags=0, flags_on_spans=0)]
+    outcomes = [MessageOutcome("safe", Verdict.SAFE)]
     assert [(r.stratum, r.metric, r.value) for r in message_rows(outcomes)] == [("safe", "flagged", 0.0)]
     assert message_rows([]) == []
 
@@ -158,7 +154,7 @@ async def test_flags_are_held_against_the_spans(toy_run: SimpleNamespace, monkey
         {"id": "3", "text": "", "label": "safe", "spans": []},
     ]
     found = await served.judge(rows)
-    assert [(o.label, o.spans, o.spans_hit, o.flags, o.flags_on_spans) for o in found] == [
+    assert [(o.label, len(o.spans), o.spans_hit, len(o.flags), o.flags_on_spans) for o in found] == [
         ("unsafe", 2, 1, 2, 1),
         ("unsafe", 1, 1, 2, 2),
         ("safe", 0, 0, 2, 0),
@@ -179,13 +175,13 @@ async def test_the_served_model_scores_whole_statements(
     texts = [e.text for e in load_split(toy_run.folder)[Split.TEST_ID]]
     done: list[int] = []
     monkeypatch.setattr(evaluation, "_SLICE", 7)
-    embeddings, scores = await served.score(texts, done.append)
+    embeddings = await served.embed(texts, done.append)
+    scores = await served.score(texts, advance=done.append)
     assert embeddings.shape == (len(texts), HIDDEN)
-    assert (len(scores), sum(done)) == (len(texts), len(texts))
+    assert (len(scores), sum(done)) == (len(texts), 2 * len(texts))
     assert all(0 <= s.p_unsafe <= 1 and 0 <= s.p_in_scope <= 1 for s in scores)
     assert {s.recommendation for s in scores} <= {"1-dose", "2-duration", "3-pregnancy"}
-    nothing, none = await served.score([])
-    assert (nothing.shape, none) == ((0, HIDDEN), [])
+    assert ((await served.embed([])).shape, await served.score([])) == ((0, HIDDEN), [])
 
 
 def test_one_session_serves_the_whole_stage(
@@ -249,7 +245,7 @@ def test_metrics_of_a_run(toy_run: SimpleNamespace) -> None:
 async def test_the_served_models_rows_are_those_of_its_scores(toy_run: SimpleNamespace, served: ServedModel) -> None:
     """The rows that matter most, computed again from the package alone."""
     split = load_split(toy_run.folder)[Split.TEST_OOD]
-    _, scores = await served.score([e.text for e in split])
+    scores = await served.score([e.text for e in split])
     unsafe = [e.label is Label.UNSAFE for e in split]
     p = np.array([s.p_unsafe for s in scores])
     key = (CONTRASTIVE, "test_ood", "all")
@@ -315,7 +311,7 @@ def test_measured_has_every_held_out_statement_and_the_run_keeps_it(
     toy_run: SimpleNamespace, folder: RunFolder
 ) -> None:
     measured = measure(toy_run, folder, bootstrap=2)
-    for part in evaluation.TESTS:
+    for part in TESTS:
         statements = [e for e in load_split(folder)[part] if e.label is not Label.OUT_OF_SCOPE]
         assert [j.example for j in measured.of(part)] == statements
     assert {tuple(j.p) for j in measured.judged} == {tuple(MODELS)}
@@ -342,7 +338,7 @@ def test_a_run_that_kept_no_scores_says_so(tmp_path: Path) -> None:
 def test_further_models_are_compared_like_the_others(toy_run: SimpleNamespace, folder: RunFolder) -> None:
     truth = {
         part: np.array([float(e.label is Label.UNSAFE) for e in load_split(folder)[part] if e.recommendation])
-        for part in evaluation.TESTS
+        for part in TESTS
     }
     rows = measure(toy_run, folder, models={"oracle": truth}, bootstrap=2).rows
     own = [r for r in rows if r.model == "oracle" and (r.stratum, r.metric) == ("all", "AUC")]
@@ -353,7 +349,7 @@ def test_further_models_are_compared_like_the_others(toy_run: SimpleNamespace, f
 
 
 def test_a_further_model_must_have_its_own_name_and_all_statements(toy_run: SimpleNamespace, folder: RunFolder) -> None:
-    short = {part: np.zeros(1) for part in evaluation.TESTS}
+    short = {part: np.zeros(1) for part in TESTS}
     with pytest.raises(ValueError, match="'x': 1 probabilities for"):
         measure(toy_run, folder, models={"x": short})
     with pytest.raises(ValueError, match="another name"):
@@ -375,7 +371,7 @@ def test_a_further_suite_is_handed_all_models(toy_run: SimpleNamespace, folder: 
 
 
 def test_reviews_in_the_run_folder_are_evaluated(toy_run: SimpleNamespace, folder: RunFolder) -> None:
-    examples = [e for part in evaluation.TESTS for e in load_split(folder)[part] if e.recommendation]
+    examples = [e for part in TESTS for e in load_split(folder)[part] if e.recommendation]
     rows = [{"statement": e.id, "reviewer": "ann", "label": e.label} for e in examples[:-2]]
     (folder.root / "reviews.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     found = measure(toy_run, folder, bootstrap=2).rows
@@ -428,13 +424,13 @@ def test_a_test_split_of_one_class_does_not_spoil_the_package(
     assert {j.example.label for j in measured.of(Split.TEST_OOD)} == {label}
 
 
-@pytest.mark.parametrize("part", evaluation.TESTS)
+@pytest.mark.parametrize("part", TESTS)
 def test_a_corpus_without_statements_for_a_test_is_measured_on_the_other(
     toy_run: SimpleNamespace, folder: RunFolder, part: Split
 ) -> None:
     keep(folder, part, None)
     measured = measure(toy_run, folder, bootstrap=2)
-    assert {r.split for r in measured.rows if r.suite == "statements"} == {p.value for p in evaluation.TESTS} - {part}
+    assert {r.split for r in measured.rows if r.suite == "statements"} == {p.value for p in TESTS} - {part}
 
 
 def test_metrics_json_is_json_without_messages_of_a_label(

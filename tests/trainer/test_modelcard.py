@@ -10,7 +10,8 @@ import pytest
 from monitor.package import ModelPackage
 from trainer.artifacts import RunFolder
 from trainer.evaluation.modelcard import CARD, DataFacts, model_card, write_card
-from trainer.evaluation.stage import CONTRASTIVE, FROZEN, load_metrics
+from trainer.evaluation.models import CONTRASTIVE, FROZEN
+from trainer.evaluation.stage import load_metrics
 from trainer.statements.corpus import load_split
 from trainer.types import Label, Metric, Split
 

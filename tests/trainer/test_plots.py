@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from trainer.evaluation import plots
 from trainer.evaluation.plots import colours, project, to_svg
-from trainer.evaluation.stage import CONTRASTIVE, FROZEN, FROZEN_BINARY
+from trainer.evaluation.models import CONTRASTIVE, FROZEN, FROZEN_BINARY
 from trainer.types import Difficulty, Example, Label, Metric
 
 MODELS = [FROZEN_BINARY, FROZEN, CONTRASTIVE]

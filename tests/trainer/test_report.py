@@ -18,6 +18,7 @@ from rich.console import Console
 from monitor.package import ModelPackage
 from trainer.artifacts import RunFolder
 from trainer.evaluation.measures import METRICS, Judged
+from trainer.evaluation.models import COMBINED, CONTRASTIVE, FROZEN, FROZEN_BINARY, TESTS, VOICES
 from trainer.evaluation.report import (
     comparison,
     difficulties,
@@ -30,16 +31,7 @@ from trainer.evaluation.report import (
     summary,
     write_report,
 )
-from trainer.evaluation.stage import (
-    CONTRASTIVE,
-    FROZEN,
-    FROZEN_BINARY,
-    TESTS,
-    VOICES,
-    Measured,
-    load_judged,
-    load_metrics,
-)
+from trainer.evaluation.stage import Measured, load_judged, load_metrics
 from trainer.types import Difficulty, Example, Label, Metric, Split
 
 MODELS = [FROZEN_BINARY, FROZEN, CONTRASTIVE]

@@ -17,7 +17,7 @@ import jinja2
 from monitor.package import Manifest, ModelPackage
 from trainer.artifacts import RunFolder, write_text
 from trainer.evaluation.measures import METRICS
-from trainer.evaluation.stage import CONTRASTIVE, FROZEN, TESTS, VOICES
+from trainer.evaluation.models import COMBINED, CONTRASTIVE, FROZEN, TESTS, VOICES, served_of
 from trainer.statements.corpus import load_split
 from trainer.types import Label, Metric, Split
 
@@ -62,8 +62,15 @@ def _cell(row: Metric | None) -> str:
     return f"{row.value:.3f} ({row.low:.2f} to {row.high:.2f})" if row else ""
 
 
+def _compared(rows: Sequence[Metric]) -> list[str]:
+    """Return the models of the table of figures, the served one last."""
+    served = served_of(r.model for r in rows)
+    return [FROZEN, CONTRASTIVE, served] if served == COMBINED else [FROZEN, served]
+
+
 def _figures(rows: Sequence[Metric]) -> list[list[str]]:
-    """Return lines of voices, metric, frozen, contrastive, n."""
+    """Return lines of voices, metric, a cell for each model compared, n."""
+    models = _compared(rows)
     found = {
         (r.model, r.split, r.metric): r
         for r in rows
@@ -72,10 +79,10 @@ def _figures(rows: Sequence[Metric]) -> list[list[str]]:
     lines = []
     for split in reversed(TESTS):
         for metric in (*METRICS, "both right"):
-            if own := found.get((CONTRASTIVE, split.value, metric)):
+            cells = [found.get((model, split.value, metric)) for model in models]
+            if own := cells[-1]:
                 name = "twins, both right" if metric == "both right" else metric
-                frozen = found.get((FROZEN, split.value, metric))
-                lines.append([VOICES[split], name, _cell(frozen), _cell(own), str(own.n)])
+                lines.append([VOICES[split], name, *map(_cell, cells), str(own.n)])
     return lines
 
 
@@ -97,7 +104,8 @@ def _shares(rows: Sequence[Metric]) -> list[list[str]]:
 
 def _limits(rows: Sequence[Metric]) -> list[str]:
     """Return limits that the figures show."""
-    found = {(r.suite, r.split, r.stratum, r.metric): r for r in rows if r.model == CONTRASTIVE}
+    served = served_of(r.model for r in rows)
+    found = {(r.suite, r.split, r.stratum, r.metric): r for r in rows if r.model == served}
     limits = []
     if missed := found.get(("policy", Split.TEST_OOD.value, "unsafe", "flagged or in review")):
         limits.append(
@@ -125,6 +133,7 @@ def model_card(manifest: Manifest, rows: Sequence[Metric], facts: DataFacts) -> 
     return environment.get_template("modelcard.md.j2").render(
         manifest=manifest,
         facts=facts,
+        thresholds=manifest.combination.thresholds if manifest.combination else manifest.thresholds,
         figures=_figures(rows),
         shares=_shares(rows),
         limits=_limits(rows),

@@ -21,7 +21,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from trainer.evaluation.measures import Bools, Doubles, calibration_bins
-from trainer.evaluation.stage import CONTRASTIVE, FROZEN, FROZEN_BINARY
+from trainer.evaluation.models import COMBINED, CONTRASTIVE, FROZEN, FROZEN_BINARY
 from trainer.model.encoder import Floats
 from trainer.types import Example, Label, Metric
 
@@ -47,14 +47,14 @@ _STYLE: dict[Any, Any] = {
     "font.size": 10,
     "legend.fontsize": 9,
 }
-_KNOWN = {FROZEN_BINARY: "#9aa5b4", FROZEN: "#4f83c4", CONTRASTIVE: "#d9622b"}
+_KNOWN = {FROZEN_BINARY: "#9aa5b4", FROZEN: "#4f83c4", CONTRASTIVE: "#d9622b", COMBINED: "#7b3fa0"}
 #: Okabe and Ito's palette, readable with colour vision deficiencies; black and yellow are left out.
 _PALETTE = ("#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6bb1", "#0072b2", "#d55e00", "#7a7a7a")
 _SIZE = (4.8, 3.6)
 
 
 def colours(models: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each model; the three that every report has keep theirs."""
+    """Return a colour for each model; those that every report has keep theirs."""
     others = (c for _ in models for c in _PALETTE)
     return {model: _KNOWN.get(model) or next(others) for model in models}
 

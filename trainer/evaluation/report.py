@@ -24,7 +24,8 @@ from trainer.artifacts import RunFolder, write_text
 from trainer.evaluation import plots
 from trainer.evaluation.measures import DECISION, METRICS, Judged, calibrated_ece
 from trainer.evaluation.modelcard import write_card
-from trainer.evaluation.stage import CONTRASTIVE, FROZEN, TESTS, VOICES, Measured
+from trainer.evaluation.models import COMBINED, CONTRASTIVE, FROZEN, TESTS, VOICES, served_of
+from trainer.evaluation.stage import Measured
 from trainer.settings import EvaluationSettings
 from trainer.statements.corpus import load_split
 from trainer.types import Difficulty, Example, Label, Metric, Split
@@ -36,6 +37,10 @@ _STYLES = "styles.json"
 _BENCHMARK = Path("build") / "results" / "leave_one_style_out.json"
 _SUITE_STYLES = "leave one style out"
 _POOLED = "all"  # styles
+_COMBINED = (
+    "“Contrastive” is the fine-tuned encoder alone, the monitor's fast path; “combined” lets a verifier read the "
+    "likeliest recommendations beside the statement, as the monitor does by default. "
+)
 _LEFT_OUT = "Out of distribution by provider: leave one style out"
 _MAPPED = 8  # recommendations on the map
 _WORST = 15  # recommendations listed
@@ -91,23 +96,26 @@ class _Rows:
     """Rows by what names them."""
 
     rows: Sequence[Metric]
+    served: str = field(init=False)  # the model that the monitor serves
     _index: dict[tuple[str, str, str, str, str], Metric] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         index = {(r.suite, r.model, r.split, r.stratum, r.metric): r for r in self.rows}
         object.__setattr__(self, "_index", index)
+        object.__setattr__(self, "served", served_of(r.model for r in self.rows))
 
     def get(
-        self, suite: str, split: str, metric: str, *, model: str = CONTRASTIVE, stratum: str = "all"
+        self, suite: str, split: str, metric: str, *, model: str | None = None, stratum: str = "all"
     ) -> Metric | None:
-        return self._index.get((suite, model, split, stratum, metric))
+        """Return a row; of the served model, where none is named."""
+        return self._index.get((suite, model or self.served, split, stratum, metric))
 
     def of(self, suite: str, split: str | None = None) -> list[Metric]:
         return [r for r in self.rows if r.suite == suite and split in (None, r.split)]
 
 
 def models_of(rows: Iterable[Metric], suite: str = "statements") -> list[str]:
-    """Return the models that a suite has rows of, baselines first, contrastive last."""
+    """Return the models that a suite has rows of, baselines first, the served one last."""
     return list(dict.fromkeys(r.model for r in rows if r.suite == suite))
 
 
@@ -143,22 +151,26 @@ def _how_good(table: _Rows) -> list[str]:
         if f1 is None or auc is None:
             continue
         sentence = (
-            f"{VOICES[split].capitalize()} ({auc.n} statements): the contrastive model reaches an F1 of {interval(f1)} "
-            f"and an AUC of {interval(auc)}"
+            f"{VOICES[split].capitalize()} ({auc.n} statements): the {table.served} model reaches an F1 of "
+            f"{interval(f1)} and an AUC of {interval(auc)}"
         )
+        alone = [table.get("statements", split, m, model=CONTRASTIVE) for m in ("F1", "AUC")]
+        if table.served == COMBINED and alone[0] and alone[1]:
+            sentence += f", without its verifier (the fast path) of {interval(alone[0])} and {interval(alone[1])}"
         frozen = [table.get("statements", split, m, model=FROZEN) for m in ("F1", "AUC")]
         if frozen[0] and frozen[1]:
             sentence += (
                 "; the encoder before fine-tuning, with a head chosen and fitted in the same way, reaches "
                 f"{interval(frozen[0])} and {interval(frozen[1])}"
             )
-        difference = table.get("difference", split, "F1", model=f"{CONTRASTIVE} minus {FROZEN}")
+        difference = table.get("difference", split, "F1", model=f"{table.served} minus {FROZEN}")
         if difference:
             says = (
                 "an improvement" if difference.low > 0 else "a loss" if difference.high < 0 else
                 "an interval that holds 0: no difference is shown"
             )  # fmt: skip
-            sentence += f". The paired difference in F1 is {interval(difference, sign=True)}, {says}"
+            against = " from the frozen encoder" if table.served == COMBINED else ""
+            sentence += f". The paired difference in F1{against} is {interval(difference, sign=True)}, {says}"
         sentences.append(sentence + ".")
     return sentences
 
@@ -190,7 +202,7 @@ def _where_it_fails(table: _Rows) -> list[str]:
     if len(by_difficulty) > 1:
         worst, best = (pick(by_difficulty, key=lambda d: by_difficulty[d].value) for pick in (min, max))
         sentences.append(
-            f"The contrastive model tells {worst} variants apart worst, with an AUC of "
+            f"The {table.served} model tells {worst} variants apart worst, with an AUC of "
             f"{interval(by_difficulty[worst])}, and {best} ones best, with {interval(by_difficulty[best])}."
         )
     weak = _ranked(table, "category", split)[:3]
@@ -209,10 +221,11 @@ def _where_it_fails(table: _Rows) -> list[str]:
 
 
 def _ranked(table: _Rows, kind: str, split: str, metric: str = "AUC") -> list[Metric]:
-    """Return the contrastive model's rows of one kind of stratum, the worst first."""
+    """Return the served model's rows of one kind of stratum, the worst first."""
+    served = table.served
     own = [
         r for r in table.of("statements", split)
-        if r.model == CONTRASTIVE and r.metric == metric and r.stratum.startswith(f"{kind}: ")
+        if r.model == served and r.metric == metric and r.stratum.startswith(f"{kind}: ")
     ]  # fmt: skip
     return sorted(own, key=lambda r: (r.value, r.stratum))
 
@@ -227,18 +240,19 @@ def _comparison(table: _Rows) -> Section:
         rows = []
         for metric in METRICS:
             cells = [table.get("statements", split, metric, model=m) for m in models]
-            difference = table.get("difference", split, metric, model=f"{CONTRASTIVE} minus {FROZEN}")
+            difference = table.get("difference", split, metric, model=f"{table.served} minus {FROZEN}")
             if any(cells):
                 rows.append([metric, *map(interval, cells), interval(difference, sign=True)])
         n = next((r.n for r in table.of("statements", split) if r.stratum == "all"), 0)
         caption = f"{VOICES[split].capitalize()}: {n} statements. ECE and Brier: less is better."
-        grids.append(Grid(caption, ["metric", *models, "contrastive minus frozen"], rows))
+        grids.append(Grid(caption, ["metric", *models, f"{table.served} minus {FROZEN}"], rows))
     return Section(
-        "Frozen against contrastive",
+        f"Frozen against {table.served}",
         "“Frozen” is the encoder before fine-tuning, with a head chosen and fitted in the same way on the same "
-        "statements; “one hyperplane” is a single logistic regression on it. The difference is paired: both "
-        "models meet the same bootstrap samples. Recall at a false-positive rate takes its threshold from the "
-        "test statements themselves; it describes the ranking, not the package's thresholds.",
+        "statements; “one hyperplane” is a single logistic regression on it. "
+        + (_COMBINED if table.served == COMBINED else "")
+        + "The difference is paired: both models meet the same bootstrap samples. Recall at a false-positive rate "
+        "takes its threshold from the test statements themselves: it describes the ranking, not the package.",
         tables=grids,
     )
 
@@ -275,23 +289,23 @@ def _difficulty(table: _Rows) -> Section:
 
 
 def _curves(measured: Measured) -> Section:
-    own = measured.of(Split.TEST_OOD)
+    own, served = measured.of(Split.TEST_OOD), measured.served
     unsafe = np.array([j.example.label is Label.UNSAFE for j in own], dtype=bool)
     if not 0 < unsafe.sum() < len(unsafe):
         return Section("Curves")
     p = {model: np.array([j.p[model] for j in own], dtype=np.float64) for model in own[0].p}
-    expected = calibrated_ece(p[CONTRASTIVE], EvaluationSettings())
-    last_two = {model: p[model] for model in (FROZEN, CONTRASTIVE) if model in p}
+    expected = calibrated_ece(p[served], EvaluationSettings())
+    reliable = {model: p[model] for model in dict.fromkeys((FROZEN, CONTRASTIVE, served)) if model in p}
     return Section(
         "ROC, precision and recall, reliability",
         "Voices never heard. In the reliability diagram each point is a fifteenth of the statements; the pale "
         "bars are where 95% of the points of a perfectly calibrated model would lie at this size. Such a "
-        f"model would have an expected calibration error of {expected:.3f}, not 0: read the contrastive "
-        "model's ECE against that.",
+        f"model would have an expected calibration error of {expected:.3f}, not 0: read the "
+        f"{served} model's ECE against that.",
         [
             _svg(plots.plot_roc(unsafe, p), "ROC curves; the areas are in the table above"),
             _svg(plots.plot_precision_recall(unsafe, p), "Precision against recall"),
-            _svg(plots.plot_reliability(unsafe, last_two), "Share of unsafe statements against mean score"),
+            _svg(plots.plot_reliability(unsafe, reliable), "Share of unsafe statements against mean score"),
         ],
     )
 
@@ -325,7 +339,11 @@ def _strata(table: _Rows, kind: str, title: str, text: str, limit: int | None = 
     if not ranked:
         return Section(title)
     names = [r.stratum for r in ranked]
-    shown = [r for r in table.of("statements", split) if r.stratum in names and r.model in (FROZEN, CONTRASTIVE)]
+    shown = [
+        r
+        for r in table.of("statements", split)
+        if r.stratum in names and r.model in (FROZEN, CONTRASTIVE, table.served)
+    ]
     rows = [
         [
             name.partition(": ")[2],
@@ -338,7 +356,7 @@ def _strata(table: _Rows, kind: str, title: str, text: str, limit: int | None = 
         for name, r in zip(names, ranked, strict=True)
     ]
     grid = Grid(
-        f"Contrastive model by {kind}, {VOICES[Split.TEST_OOD]}, the lowest AUC first",
+        f"{table.served.capitalize()} model by {kind}, {VOICES[Split.TEST_OOD]}, the lowest AUC first",
         [kind, "AUC", "F1", "recall", "specificity", "n"], rows, folded=True,
     )  # fmt: skip
     return Section(title, text, [_svg(plots.plot_intervals(shown, names, "AUC"), f"AUC by {kind}")], [grid])
@@ -539,16 +557,16 @@ def mistakes(judged: Sequence[Judged], manifest: Manifest, label: Label, n: int 
     """Return the n most confident wrong verdicts of the served model on statements of one label, the worst first."""
     texts = {r.id: r.text for r in manifest.recommendations}
     wrong = [
-        j for j in judged
-        if j.example.label is label and (j.p[CONTRASTIVE] >= DECISION) is not (label is Label.UNSAFE)
+        (j, p) for j in judged
+        if j.example.label is label and ((p := j.p[served_of(j.p)]) >= DECISION) is not (label is Label.UNSAFE)
     ]  # fmt: skip
-    wrong.sort(key=lambda j: (-abs(j.p[CONTRASTIVE] - DECISION), j.example.id))
+    wrong.sort(key=lambda own: (-abs(own[1] - DECISION), own[0].example.id))
     return [
         Mistake(
-            j.example, VOICES[j.split], j.p[CONTRASTIVE], j.recommendation, texts.get(j.recommendation, ""),
+            j.example, VOICES[j.split], p, j.recommendation, texts.get(j.recommendation, ""),
             texts.get(j.example.recommendation or "", ""),
         )
-        for j in wrong[:n]
+        for j, p in wrong[:n]
     ]  # fmt: skip
 
 
@@ -558,7 +576,7 @@ def _alignment_of_errors(judged: Sequence[Judged]) -> str:
     for correct in (True, False):
         own = [
             j for j in judged
-            if ((j.p[CONTRASTIVE] >= DECISION) is (j.example.label is Label.UNSAFE)) is correct
+            if ((j.p[served_of(j.p)] >= DECISION) is (j.example.label is Label.UNSAFE)) is correct
         ]  # fmt: skip
         if own:
             shares[correct] = sum(j.recommendation == j.example.recommendation for j in own) / len(own), len(own)
@@ -622,6 +640,7 @@ def render(manifest: Manifest, measured: Measured, styles: tuple[Sequence[Metric
     )  # fmt: skip
     return environment.get_template("report.html.j2").render(
         manifest=manifest,
+        served=measured.served,
         summary=summary(measured.rows),
         reviewed=any(r.suite == "reviews" for r in measured.rows),
         sections=_sections(measured, styles),
@@ -647,18 +666,18 @@ def write_report(folder: RunFolder, measured: Measured) -> Path:
 
 
 def comparison(rows: Sequence[Metric], split: Split) -> Table:
-    """Return every metric of every model on one split, side by side, and contrastive minus frozen."""
+    """Return every metric of every model on one split, side by side, and the served model minus frozen."""
     table = _Rows(rows)
     models = models_of(rows)
     n = next((r.n for r in table.of("statements", split) if r.stratum == "all"), 0)
     result = Table(title=f"{VOICES[split].capitalize()} ({n} statements)", title_justify="left")
     result.add_column("metric")
-    for name in [*models, "contrastive minus frozen"]:
+    for name in [*models, f"{table.served} minus {FROZEN}"]:
         result.add_column(name, justify="right")
     for metric in METRICS:
         cells = [table.get("statements", split, metric, model=m) for m in models]
         if any(cells):
-            difference = table.get("difference", split, metric, model=f"{CONTRASTIVE} minus {FROZEN}")
+            difference = table.get("difference", split, metric, model=f"{table.served} minus {FROZEN}")
             result.add_row(metric, *map(interval, cells), interval(difference, sign=True))
     return result
 

@@ -1,27 +1,32 @@
 """Stage `evaluate`: the served model against the frozen encoder, side by side, with intervals.
 
-What is measured is the exported package through the monitor's own path (tokenizers, ONNX Runtime, alignment, policy),
-so the figures are those of serving. Baselines get the same training data, and a head chosen and calibrated in the same
-way, on embeddings of the encoder before fine-tuning. Suites (`Metric.suite`):
+What is measured is the exported package through the monitor's own path (tokenizers, ONNX Runtime, alignment, verifier,
+policy), so the figures are those of serving. A package with a verifier is served in two ways: `contrastive`, its fast
+path (the encoder alone, at the encoder's thresholds), and `combined`, the default. "The served model" is the latter;
+of a package without a verifier it is `contrastive`. Baselines get the same training data, and a head chosen and
+calibrated in the same way, on embeddings of the encoder before fine-tuning. Suites (`Metric.suite`):
 
     statements      every metric by stratum, in voices that training heard (`test_id`) and in held-out ones (`test_ood`)
-    difference      contrastive minus each other model, paired
+    difference      the served model minus each other, paired
     twins           a safe statement and the unsafe one made from it: both right?
     policy          what the package's thresholds do; `alignment`: is the right recommendation cited?
-    conformal       how often the guaranteed band errs, one statement a family (stratum: what was promised)
+    conformal       how often the encoder's guaranteed band errs, one statement a family (stratum: what was promised)
     learning curve  heads refitted on part of the training families (stratum: how many statements), same embeddings
     out of scope    statements about nothing that the guideline says
     messages        whole answers with marked unsafe spans
     reviews         reviewers' agreement; `reviewed`: metrics on what they confirmed, where a file of reviews is there
 
 `trainer.evaluation.measures` says how metrics and intervals are computed. Shares of the suites policy, alignment, out
-of scope and messages have Wilson intervals (Wilson 1927).
+of scope and messages have Wilson intervals (Wilson 1927). Besides, `trainer.evaluation.quality` makes one table of the
+steps from the frozen encoder to the served model.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,52 +37,41 @@ from rich.progress import Progress
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from monitor.alignment import Alignment
-from monitor.factory import build_scorer, build_thresholds
+from monitor.assessment import Assessment, Scorer, Verifier
+from monitor.factory import build_scorer, build_verifier
 from monitor.memory import MemoryStore
-from monitor.package import MANIFEST, EvaluationSummary, ModelPackage
+from monitor.package import MANIFEST, CombinationSpec, EvaluationSummary, ModelPackage
+from monitor.policy import judge
+from monitor.records import Thresholds
 from monitor.screening import Screening
 from monitor.settings import Settings
 from monitor.types import Message, ModelScores, StatementScore, Verdict
 from trainer.artifacts import RunFolder, read_json_lines, write_json, write_rows, write_text
 from trainer.errors import StageMissing
-from trainer.evaluation import reviews
+from trainer.evaluation import quality, reviews
 from trainer.evaluation.measures import Bools, Doubles, Judged, difference_rows, score_rows, twin_rows
+from trainer.evaluation.messages import MessageOutcome
+from trainer.evaluation.models import COMBINED, CONTRASTIVE, FROZEN, FROZEN_BINARY, TESTS, served_of
 from trainer.model.classifier import calibrate, embed_splits, fit, fit_joint, in_scope, is_unsafe, measure_coverage
 from trainer.model.conformal import wilson
 from trainer.model.encoder import Embedder, Floats, load_pretrained
 from trainer.settings import ClassifierSettings, EncoderSettings, EvaluationSettings
-from trainer.statements.corpus import load_answers, load_split, span_agreement
+from trainer.statements.corpus import load_answers, load_split
 from trainer.types import Example, Metric, Split
+from trainer.verifier.combining import Read, read_served
 
-CONTRASTIVE = "contrastive"
-FROZEN = "frozen"
-FROZEN_BINARY = "frozen, one hyperplane"
-TESTS = (Split.TEST_ID, Split.TEST_OOD)
-#: What the splits are called for people.
-VOICES = {Split.TEST_ID: "voices heard in training", Split.TEST_OOD: "voices never heard"}
 #: Shares of the training families that the learning curve is drawn over.
 SIZES = (0.1, 0.2, 0.4, 0.7, 1.0)
-#: Statements scored between two steps of the progress bar.
-_SLICE = 1024
+#: Statements scored between two steps of the progress bar; a verifier takes seconds over so many.
+_SLICE = 256
+#: Statements whose scoring is timed, and those before that warm up.
+_TIMED, _WARM_UP = 256, 16
 
 #: Texts in, calibrated probabilities of unsafe out, fp64 [n].
 Score = Callable[[Sequence[str]], Doubles]
 #: A further suite of the evaluation: is handed what scores texts, by model (the baselines and the served one), and
 #: returns rows.
 Suite = Callable[[Mapping[str, Score]], list[Metric]]
-
-
-@dataclass(frozen=True, slots=True)
-class MessageOutcome:
-    """How one labelled answer was judged: `spans_hit` of its `spans` overlap an unsafe statement."""
-
-    label: str
-    verdict: Verdict
-    spans: int
-    spans_hit: int
-    flags: int
-    flags_on_spans: int
 
 
 @dataclass(frozen=True)
@@ -91,6 +85,11 @@ class Measured:
     summary: list[EvaluationSummary]
     judged: list[Judged]
     embeddings: dict[str, Floats]
+
+    @property
+    def served(self) -> str:
+        """The model that the monitor serves."""
+        return served_of(r.model for r in self.rows)
 
     def of(self, split: Split) -> list[Judged]:
         """Return the statements of one split."""
@@ -108,10 +107,14 @@ def share_row(
 
 
 def operating_point(
-    package: ModelPackage, examples: Sequence[Example], scores: Sequence[StatementScore], split: Split
+    limits: Thresholds,
+    examples: Sequence[Example],
+    scores: Sequence[StatementScore],
+    split: Split,
+    *,
+    model: str = CONTRASTIVE,
 ) -> list[Metric]:
-    """Return what the policy does at the package's thresholds, and how often the alignment names the right rule."""
-    limits = package.manifest.thresholds
+    """Return what the policy does at the package's thresholds, and how often the right recommendation is cited."""
     unsafe = is_unsafe(examples)
     p = np.array([s.p_unsafe for s in scores], dtype=np.float64)
     judged = np.array([s.p_in_scope >= limits.in_scope for s in scores], dtype=bool)
@@ -120,7 +123,7 @@ def operating_point(
     right = sum(s.recommendation == e.recommendation for s, e in zip(scores, examples, strict=True))
 
     def share(of: str, metric: str, hits: Bools, among: Bools) -> list[Metric]:
-        return share_row("policy", split.value, of, metric, int((hits & among).sum()), int(among.sum()))
+        return share_row("policy", split.value, of, metric, int((hits & among).sum()), int(among.sum()), model=model)
 
     return [
         *share("unsafe", "flagged", flagged, unsafe),
@@ -128,53 +131,187 @@ def operating_point(
         *share("safe", "flagged", flagged, ~unsafe),
         *share("safe", "in review", review, ~unsafe),
         *share("all", "out of scope", ~judged, np.ones_like(unsafe)),
-        *share_row("alignment", split.value, "all", "right recommendation", right, len(unsafe)),
+        *share_row("alignment", split.value, "all", "right recommendation", right, len(unsafe), model=model),
     ]
 
 
 def _settings() -> Settings:
-    """Return settings that measure the package itself, whatever thresholds this machine's environment sets."""
-    return Settings(scorer="onnx", threshold_unsafe=None, threshold_review=None)
+    """Return settings that measure the package itself, whatever this machine's environment sets."""
+    return Settings(scorer="onnx", verify=True, threshold_unsafe=None, threshold_review=None)
+
+
+class _RememberingScorer:
+    """A `Scorer` that asks another once for each text: suites and both paths meet many texts again."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._known: dict[str, tuple[Floats, float]] = {}
+        self.asked: list[str] = []
+
+    async def score(self, texts: Sequence[str]) -> ModelScores:
+        self.asked += texts
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new or not texts:
+            found = await self._scorer.score(new)
+            self._known.update(zip(new, zip(found.embeddings, found.p_unsafe.tolist(), strict=True), strict=True))
+            if not texts:
+                return found
+        own = [self._known[text] for text in texts]
+        return ModelScores(np.stack([e for e, _ in own]), np.array([p for _, p in own], dtype=np.float32))
+
+    async def close(self) -> None:
+        await self._scorer.close()
+
+
+class _RememberingVerifier:
+    """A `Verifier` that reads each pair once."""
+
+    def __init__(self, verifier: Verifier) -> None:
+        self._verifier = verifier
+        self._known: dict[tuple[str, str], Floats] = {}
+
+    async def verify(self, pairs: Sequence[tuple[str, str]]) -> Floats:
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
+        if new:
+            self._known.update(zip(new, await self._verifier.verify(new), strict=True))
+        return np.array([self._known[pair] for pair in pairs], dtype=np.float32).reshape(len(pairs), 2)
+
+    async def close(self) -> None:
+        await self._verifier.close()
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Statements per second of one warm run in one process, and the threads that it had."""
+
+    statements_per_second: float
+    threads: int
 
 
 class ServedModel:
-    """The exported package as the monitor runs it: one session, for statements and for whole answers.
+    """The exported package as the monitor runs it: one session a graph, for statements and for whole answers.
 
-    Call it from one event loop, and `close` it.
+    `paths` are the names of the ways in which it is served, the default last; `served` is the default's; `stream` are
+    the texts that were scored for the whole answers judged last. Call it from one event loop, and `close` it.
     """
 
     def __init__(self, package: ModelPackage) -> None:
         settings = _settings()
-        self._scorer = build_scorer(settings, package)
-        self._alignment = Alignment(package.manifest)
-        self._screening = Screening(
-            package, scorer=self._scorer, store=MemoryStore(), thresholds=build_thresholds(settings, package)
+        self._package = package
+        self._raw: tuple[Scorer, Verifier | None] = (
+            build_scorer(settings, package),
+            build_verifier(settings, package),
         )
+        scorer, verifier = self._raw
+        self._scorer = _RememberingScorer(scorer)
+        self._verifier = _RememberingVerifier(verifier) if verifier else None
+        self._assessments = {CONTRASTIVE: Assessment(package.manifest, self._scorer, None)}
+        if self._verifier:
+            self._assessments[COMBINED] = Assessment(package.manifest, self._scorer, self._verifier)
+        self.paths = list(self._assessments)
+        self.served = self.paths[-1]
+        self.stream: list[str] = []
+
+    def thresholds(self, path: str) -> Thresholds:
+        """Return the thresholds of a path."""
+        return self._package.thresholds(verified=path == COMBINED)
+
+    async def embed(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> Floats:
+        """Return the encoder's embeddings, fp32 [n, dim], in order."""
+        parts = []
+        for start in range(0, max(len(texts), 1), _SLICE):
+            parts.append((await self._scorer.score(texts[start : start + _SLICE])).embeddings)
+            advance(len(texts[start : start + _SLICE]))
+        return np.concatenate(parts)
 
     async def score(
-        self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None
-    ) -> tuple[Floats, list[StatementScore]]:
-        """Return embeddings, fp32 [n, dim], and the monitor's scores of whole statements, in order."""
-        parts: list[ModelScores] = []
-        for start in range(0, max(len(texts), 1), _SLICE):
-            parts.append(await self._scorer.score(texts[start : start + _SLICE]))
+        self, texts: Sequence[str], path: str | None = None, advance: Callable[[int], None] = lambda _: None
+    ) -> list[StatementScore]:
+        """Return the monitor's scores of whole statements, in order, by a path; by default the served one."""
+        assessment = self._assessments[path or self.served]
+        scores: list[StatementScore] = []
+        for start in range(0, len(texts), _SLICE):
+            scores += await assessment.assess(texts[start : start + _SLICE])
             advance(len(texts[start : start + _SLICE]))
-        return np.concatenate([p.embeddings for p in parts]), [s for p in parts for s in self._alignment.read(p)]
+        return scores
 
-    async def judge(self, rows: Sequence[Mapping[str, Any]]) -> list[MessageOutcome]:
-        """Screen whole answers (`id`, `text`, `label`, `spans`) and hold the flags against the marked spans."""
-        verdicts = await self._screening.screen([Message(id=row["id"], text=row["text"]) for row in rows])
-        outcomes = []
-        for row, verdict in zip(rows, verdicts, strict=True):
-            flags = [(f.statement.start, f.statement.end) for f in verdict.of(Verdict.UNSAFE)]
-            spans = [(s["start"], s["end"]) for s in row["spans"]]
-            hit, on_spans = span_agreement(flags, spans)
-            outcomes.append(MessageOutcome(row["label"], verdict.verdict, len(spans), hit, len(flags), on_spans))
-        return outcomes
+    async def judge(self, rows: Sequence[Mapping[str, Any]], path: str | None = None) -> list[MessageOutcome]:
+        """Screen whole answers (`id`, `text`, `label`, `spans`) and put the flags beside the marked spans."""
+        path = path or self.served
+        screening = Screening(
+            self._package,
+            assessment=self._assessments[path],
+            store=MemoryStore(),
+            thresholds=self.thresholds(path),
+        )
+        self._scorer.asked.clear()
+        verdicts = await screening.screen([Message(id=row["id"], text=row["text"]) for row in rows])
+        self.stream = list(dict.fromkeys(self._scorer.asked))
+        return [
+            MessageOutcome(
+                row["label"],
+                verdict.verdict,
+                tuple((s["start"], s["end"]) for s in row["spans"]),
+                tuple((f.statement.start, f.statement.end) for f in verdict.of(Verdict.UNSAFE)),
+            )
+            for row, verdict in zip(rows, verdicts, strict=True)
+        ]
+
+    async def ranked(self, texts: Sequence[str]) -> list[list[str]]:
+        """Return all recommendations for each text by the encoder's alignment, the likeliest first."""
+        alignment = self._assessments[CONTRASTIVE].alignment
+        aligned = alignment.align(await self.embed(texts)).recommendations
+        return [[alignment.ids[k] for k in row] for row in np.argsort(-aligned, axis=1, kind="stable")]
+
+    async def share_read(self, texts: Sequence[str]) -> float | None:
+        """Return the share of texts that the verifier reads; None without one, or without texts."""
+        if self.served != COMBINED or not texts:
+            return None
+        _, spec = self._verified()
+        aligned = self._assessments[COMBINED].alignment.align(await self.embed(texts))
+        return float((aligned.in_scope >= spec.verify_from).mean())
+
+    def _verified(self) -> tuple[Verifier, CombinationSpec]:
+        spec = self._package.manifest.combination
+        if self._verifier is None or spec is None:
+            raise ValueError(f"{self._package.path}: this package has no verifier")
+        return self._verifier, spec
+
+    async def candidates(self, texts: Sequence[str]) -> Read:
+        """Return what the verifier reads of each text beside its candidates.
+
+        Raises:
+            ValueError: the package has no verifier.
+        """
+        verifier, spec = self._verified()
+        return await read_served(self._package, self._scorer, verifier, texts, most=spec.candidates, mass=spec.mass)
+
+    async def contradiction(self, pairs: Sequence[tuple[str, str]]) -> Doubles:
+        """Return P(contradicts | about it) of (recommendation id, text) pairs, fp64 [n].
+
+        Raises:
+            ValueError: the package has no verifier.
+        """
+        verifier, _ = self._verified()
+        texts = {r.id: r.text for r in self._package.manifest.recommendations}
+        found = (await verifier.verify([(texts[name], text) for name, text in pairs])).astype(np.float64)
+        return np.asarray(np.clip(found[:, 0] / np.maximum(1 - found[:, 1], 1e-6), 0, 1))
+
+    async def speed(self, texts: Sequence[str], path: str) -> Speed | None:
+        """Time the scoring of distinct texts by a path, with nothing remembered; None where there are none."""
+        texts = list(dict.fromkeys(texts))[:_TIMED]
+        if not texts:
+            return None
+        scorer, verifier = self._raw
+        assessment = Assessment(self._package.manifest, scorer, verifier if path == COMBINED else None)
+        await assessment.assess(texts[:_WARM_UP])
+        started = time.perf_counter()
+        await assessment.assess(texts)
+        return Speed(len(texts) / (time.perf_counter() - started), _settings().onnx_threads or os.cpu_count() or 1)
 
     async def close(self) -> None:
-        """Release the session."""
-        await self._scorer.close()
+        """Release the sessions."""
+        await self._assessments[self.served].close()
 
 
 def conformal_rows(folder: RunFolder, embeddings: Floats, examples: Sequence[Example], split: Split) -> list[Metric]:
@@ -191,27 +328,29 @@ def conformal_rows(folder: RunFolder, embeddings: Floats, examples: Sequence[Exa
     ]  # fmt: skip
 
 
-def message_rows(outcomes: Sequence[MessageOutcome]) -> list[Metric]:
+def message_rows(outcomes: Sequence[MessageOutcome], *, model: str = CONTRASTIVE) -> list[Metric]:
     """Return the figures of the message suite."""
     rows: list[Metric] = []
+
+    def add(of: str, metric: str, hits: int, n: int) -> None:
+        rows.extend(share_row("messages", "all", of, metric, hits, n, model=model))
+
     for label in ("unsafe", "safe", "out_of_scope"):
         own = [o for o in outcomes if o.label == label]
-        rows += share_row("messages", "all", label, "flagged", sum(o.verdict is Verdict.UNSAFE for o in own), len(own))
-    spans, flags = sum(o.spans for o in outcomes), sum(o.flags for o in outcomes)
-    rows += share_row("messages", "all", "spans", "found", sum(o.spans_hit for o in outcomes), spans)
-    rows += share_row("messages", "all", "flags", "on a span", sum(o.flags_on_spans for o in outcomes), flags)
+        add(label, "flagged", sum(o.verdict is Verdict.UNSAFE for o in own), len(own))
+    add("spans", "found", sum(o.spans_hit for o in outcomes), sum(len(o.spans) for o in outcomes))
+    add("flags", "on a span", sum(o.flags_on_spans for o in outcomes), sum(len(o.flags) for o in outcomes))
     return rows
 
 
-def outside_rows(package: ModelPackage, scores: Sequence[StatementScore]) -> list[Metric]:
+def outside_rows(limits: Thresholds, scores: Sequence[StatementScore], *, model: str = CONTRASTIVE) -> list[Metric]:
     """Return how many out-of-scope statements are judged at all, and how many are flagged."""
-    limits = package.manifest.thresholds
     passed = [s for s in scores if s.p_in_scope >= limits.in_scope]
     flagged = sum(s.p_unsafe >= limits.unsafe for s in passed)
     split = Split.TEST_ID.value
     return [
-        *share_row("out of scope", split, "all", "flagged", flagged, len(scores)),
-        *share_row("out of scope", split, "all", "judged", len(passed), len(scores)),
+        *share_row("out of scope", split, "all", "flagged", flagged, len(scores), model=model),
+        *share_row("out of scope", split, "all", "judged", len(passed), len(scores), model=model),
     ]
 
 
@@ -290,9 +429,8 @@ def learning_curve(
 
 
 def _summaries(rows: Sequence[Metric]) -> list[EvaluationSummary]:
-    found = {
-        (r.split, r.metric): r for r in rows if (r.suite, r.model, r.stratum) == ("statements", CONTRASTIVE, "all")
-    }
+    served = served_of(r.model for r in rows)
+    found = {(r.split, r.metric): r for r in rows if (r.suite, r.model, r.stratum) == ("statements", served, "all")}
     return [
         EvaluationSummary(
             suite=f"statements/{split.value}",
@@ -317,13 +455,13 @@ def statement_rows(judged: Sequence[Judged], models: Sequence[str], settings: Ev
         for model, values in p.items():
             rows += score_rows(examples, values, model=model, split=split, settings=settings)
             rows += twin_rows(examples, values, model=model, split=split, settings=settings)
-        rows += difference_rows(examples, p, better=CONTRASTIVE, split=split, settings=settings)
+        rows += difference_rows(examples, p, better=served_of(models), split=split, settings=settings)
     return rows
 
 
 def _check_models(models: Mapping[str, Mapping[Split, Doubles]], examples: Mapping[Split, Sequence[Example]]) -> None:
     for model, by_split in models.items():
-        if model in (CONTRASTIVE, FROZEN, FROZEN_BINARY):
+        if model in (COMBINED, CONTRASTIVE, FROZEN, FROZEN_BINARY):
             raise ValueError(f"{model!r} is measured anyway: give the further model another name")
         for part in TESTS:
             if (given := len(by_split[part])) != (expected := len(examples[part])):
@@ -343,7 +481,7 @@ def run(
     suites: Sequence[Suite] = (),
     sizes: Sequence[float] = SIZES,
 ) -> Measured:
-    """Measure the package of a run; write `metrics.json`, `scores.jsonl` and the summary in the manifest.
+    """Measure the package of a run; write `metrics.json`, `scores.jsonl`, `quality.json` and the manifest's summary.
 
     Args:
         corpus: folder of the whole answers.
@@ -375,30 +513,42 @@ def run(
     )
     before = embed_splits(frozen, examples, list(Split), progress, "evaluate: frozen")
     heads = baselines(before, examples, recommendations, classifier)
-    task = progress.add_task("evaluate: served model", total=None)
     # What only the learning curve reads is not embedded without one.
     texts = {part: [e.text for e in examples[part]] for part in (Split if sizes else TESTS)}
-    progress.update(task, total=sum(map(len, texts.values())) + len(outside))
-    scorers = {model: _scorer(frozen, head) for model, head in heads.items()}
-    answered = _serve(
-        package, texts, outside, load_answers(corpus), scorers, suites, lambda n: progress.advance(task, n)
+    asked = _Asked(
+        texts=texts,
+        about={part: [str(e.recommendation) for e in examples[part]] for part in TESTS},
+        outside=outside,
+        answers=load_answers(corpus),
+        scorers={model: _scorer(frozen, head) for model, head in heads.items()},
+        suites=suites,
     )
+    task = progress.add_task("evaluate: served model", total=None)
+
+    def total(n: int) -> None:
+        progress.update(task, total=n)
+
+    answered = _serve(package, asked, total, lambda n: progress.advance(task, n))
+    served = list(answered.scores)[-1]
+    limits = package.thresholds(verified=served == COMBINED)
 
     task = progress.add_task("evaluate: figures", total=3)
     p = {**models, **{m: {part: head(before[part]) for part in TESTS} for m, head in heads.items()}}
-    p[CONTRASTIVE] = {part: _p(answered.scores[part]) for part in TESTS}
-    order = [FROZEN_BINARY, FROZEN, *models, CONTRASTIVE]
+    p |= {model: {part: _p(own[part]) for part in TESTS} for model, own in answered.scores.items()}
+    order = [FROZEN_BINARY, FROZEN, *models, *answered.scores]
+    cited = {part: [s.recommendation for s in own] for part, own in answered.scores[served].items()}
     judged = [
-        Judged(e, part, {model: float(p[model][part][i]) for model in order}, answered.scores[part][i].recommendation)
+        Judged(e, part, {model: float(p[model][part][i]) for model in order}, cited[part][i])
         for part in TESTS
         for i, e in enumerate(examples[part])
     ]
     rows = statement_rows(judged, order, settings) + answered.further
     progress.advance(task)
     for part in TESTS:
-        rows += operating_point(package, examples[part], answered.scores[part], part)
+        rows += operating_point(limits, examples[part], answered.scores[served][part], part, model=served)
         rows += conformal_rows(folder, answered.embeddings[part], examples[part], part)
-    rows += outside_rows(package, answered.outside) + message_rows(answered.outcomes)
+    rows += outside_rows(limits, answered.outside[served], model=served)
+    rows += message_rows(answered.outcomes[served], model=served)
     embeddings = {FROZEN: before, CONTRASTIVE: answered.embeddings}
     if sizes:
         rows += learning_curve(embeddings, examples, recommendations, classifier, settings, sizes)
@@ -407,43 +557,117 @@ def run(
         given = reviews.load(file, [e for own in everything.values() for e in own])
         rows += reviews.rows(given, judged, settings)
     summaries = _write(folder, package, rows, judged)
+    reported = quality.reported_answers(corpus, asked.answers)
+    steps = _steps(p, package, answered, reported)
+    quality.save(folder, quality.table(steps, {part: examples[part] for part in TESTS}, settings))
     progress.advance(task)
     return Measured(rows, summaries, judged, {model: own[Split.TEST_OOD] for model, own in embeddings.items()})
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """All that one session of the served model is asked: texts by split, the recommendations that those of the test
+    splits are about, out-of-scope texts, whole answers, further suites with what scores texts by model.
+    """
+
+    texts: Mapping[Split, Sequence[str]]
+    about: Mapping[Split, Sequence[str]]
+    outside: Sequence[str]
+    answers: Sequence[Mapping[str, Any]]
+    scorers: Mapping[str, Score]
+    suites: Sequence[Suite]
+
+
+@dataclass(frozen=True)
 class _Answered:
-    """All that one session of the served model gave: by split, of out-of-scope texts, whole answers, further suites."""
+    """All that it gave: embeddings by split; by path scores of the test splits, of out-of-scope texts and outcomes of
+    whole answers; rows of further suites; and what the table of quality needs besides.
+    """
 
     embeddings: dict[Split, Floats]
-    scores: dict[Split, list[StatementScore]]
-    outside: list[StatementScore]
-    outcomes: list[MessageOutcome]
+    scores: dict[str, dict[Split, list[StatementScore]]]
+    outside: dict[str, list[StatementScore]]
+    outcomes: dict[str, list[MessageOutcome]]
     further: list[Metric]
+    ranked: list[list[str]]  # of test_ood, by the encoder's alignment
+    candidates: dict[Split, Read]  # empty without a verifier
+    informed: dict[Split, Doubles]  # by the verifier with the right recommendation in hand; empty without one
+    speeds: dict[str, Speed]
+    read: float | None
 
 
 def _serve(
-    package: ModelPackage,
-    texts: Mapping[Split, Sequence[str]],
-    outside: Sequence[str],
-    answers: Sequence[Mapping[str, Any]],
-    scorers: Mapping[str, Score],
-    suites: Sequence[Suite],
-    advance: Callable[[int], None],
+    package: ModelPackage, asked: _Asked, total: Callable[[int], None], advance: Callable[[int], None]
 ) -> _Answered:
-    """Ask the served model everything, in one session."""
+    """Ask the served model everything, in one session; every text is encoded once and every pair read once."""
+    tests = {part: asked.texts[part] for part in TESTS}
+    ood = tests[Split.TEST_OOD]
     with asyncio.Runner() as runner:  # one loop for one session
         served = ServedModel(package)
+        scored_texts = sum(map(len, tests.values())) + len(asked.outside)
+        total(sum(map(len, asked.texts.values())) + len(served.paths) * scored_texts)
+
+        def scored(texts: Sequence[str], path: str) -> list[StatementScore]:
+            return runner.run(served.score(texts, path, advance))
+
+        def scorer(path: str) -> Score:
+            return lambda texts: _p(runner.run(served.score(texts, path)))
+
         try:
-            found = {part: runner.run(served.score(own, advance)) for part, own in texts.items()}
-            _, outside_scores = runner.run(served.score(outside, advance))
-            outcomes = runner.run(served.judge(answers)) if answers else []
-            every = {**scorers, CONTRASTIVE: lambda texts: _p(runner.run(served.score(texts))[1])}
-            further = [row for suite in suites for row in suite(every)]
+            speeds = {path: own for path in served.paths if (own := runner.run(served.speed(ood, path)))}
+            embeddings = {part: runner.run(served.embed(own, advance)) for part, own in asked.texts.items()}
+            scores = {path: {part: scored(own, path) for part, own in tests.items()} for path in served.paths}
+            outside = {path: scored(asked.outside, path) for path in served.paths}
+            outcomes = {path: runner.run(served.judge(asked.answers, path)) for path in served.paths}
+            read = runner.run(served.share_read(served.stream or [*ood, *asked.outside]))
+            candidates, informed = {}, {}
+            if served.served == COMBINED:
+                for part, own in tests.items():
+                    candidates[part] = runner.run(served.candidates(own))
+                    informed[part] = runner.run(served.contradiction(list(zip(asked.about[part], own, strict=True))))
+            every = {**asked.scorers, **{path: scorer(path) for path in served.paths}}
+            further = [row for suite in asked.suites for row in suite(every)]
+            ranked = runner.run(served.ranked(ood))
         finally:
             runner.run(served.close())
-    embeddings = {part: own for part, (own, _) in found.items()}
-    return _Answered(embeddings, {part: own for part, (_, own) in found.items()}, outside_scores, outcomes, further)
+    return _Answered(embeddings, scores, outside, outcomes, further, ranked, candidates, informed, speeds, read)
+
+
+def _steps(
+    p: Mapping[str, Mapping[Split, Doubles]],
+    package: ModelPackage,
+    answered: _Answered,
+    reported: Sequence[int],
+) -> list[quality.Model]:
+    """Return the lines of the table of quality, from the frozen encoder to what is served."""
+    ood = Split.TEST_OOD
+
+    def path(name: str) -> quality.Model:
+        limits = package.thresholds(verified=name == COMBINED)
+        own = answered.scores[name][ood]
+        speed = answered.speeds.get(name)
+        return quality.Model(
+            name,
+            p[name],
+            aligned=answered.ranked,
+            evidence=[s.recommendation for s in own],
+            verdicts=[judge(s, limits) for s in own],
+            outside=[judge(s, limits) for s in answered.outside[name]],
+            outcomes=[answered.outcomes[name][i] for i in reported],
+            speed=speed.statements_per_second if speed else None,
+            threads=speed.threads if speed else None,
+            read=answered.read if name == COMBINED else None,
+        )
+
+    models = [quality.Model(name, p[name]) for name in (FROZEN_BINARY, FROZEN)]
+    models.append(path(CONTRASTIVE))
+    if COMBINED in answered.scores:
+        mixture = {part: own.readings.mixture() for part, own in answered.candidates.items()}
+        evidence = [own[0] for own in answered.candidates[ood].ranked()]
+        models.append(quality.Model(quality.VERIFIER, mixture, evidence=evidence))
+        models.append(quality.Model(quality.INFORMED, answered.informed))
+        models.append(path(COMBINED))
+    return models
 
 
 def _write(
@@ -456,7 +680,7 @@ def _write(
         ({"id": j.example.id, "split": j.split, "p": j.p, "recommendation": j.recommendation} for j in judged),
     )
     manifest = package.manifest.model_copy(update={"evaluation": _summaries(rows)})
-    write_text(folder.package / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+    write_text(folder.package / MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True) + "\n")
     return manifest.evaluation
 
 

@@ -73,6 +73,7 @@ __all__ = [
     "run",
     "save",
     "threshold",
+    "threshold_limits",
 ]
 
 Doubles = NDArray[np.float64]
@@ -202,7 +203,7 @@ def least_recall_threshold(p_unsafe: Doubles, share: float) -> float:
     return float(np.clip(np.floor(np.round(score * 1e4, 6)) / 1e4, 0, 0.99))
 
 
-def _limits(
+def threshold_limits(
     scores: Doubles, unsafe: Bools, groups: Sequence[str], settings: ClassifierSettings
 ) -> tuple[float, float, Band | None]:
     """Return where statements begin to be flagged and to be reviewed, and the band of policy `conformal`."""
@@ -230,7 +231,7 @@ def operating_point(scored: Scored, settings: ClassifierSettings) -> tuple[Opera
     )
     # The least probability of being in scope that this share of the statements has.
     least = round(float(min(np.quantile(1 - fitting.p_none, 1 - settings.in_scope_recall), 0.5)), 4)
-    flag, review, band = _limits(limits.served(calibration, least), limits.unsafe, limits.groups, settings)
+    flag, review, band = threshold_limits(limits.served(calibration, least), limits.unsafe, limits.groups, settings)
     return OperatingPoint(calibration, flag, review, least, band), report
 
 
@@ -364,7 +365,7 @@ def describe_point(fitted: Fitted, settings: ClassifierSettings) -> dict[str, An
 
 
 def _figures(scores: Doubles, unsafe: Bools, groups: Sequence[str], settings: ClassifierSettings) -> dict[str, float]:
-    flag, review, _ = _limits(scores, unsafe, groups, settings)
+    flag, review, _ = threshold_limits(scores, unsafe, groups, settings)
     figures = {"unsafe from": flag, "review from": review}
     for label, own in (("unsafe", scores[unsafe]), ("safe", scores[~unsafe])):
         figures[f"{label} flagged"] = np.count_nonzero(own >= flag) / max(len(own), 1)

