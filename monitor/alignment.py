@@ -1,7 +1,7 @@
 """Which recommendation does a statement speak about, if any, and in what respect?
 
-In: embeddings of the encoder. Out: per statement the probability of each recommendation and of none, and the category of
-the claim. Two small linear heads of the model package, a few microseconds a statement.
+In: embeddings of the encoder. Out: per statement the probability of each recommendation and of none, and the category
+of the claim. Two small linear heads of the model package, a few microseconds a statement.
 """
 
 from __future__ import annotations

@@ -58,7 +58,9 @@ def _model(settings: Settings) -> Finding:
     except GuardlineError as error:
         return Finding("model", False, str(error))
     manifest = package.manifest
-    verifier = "no verifier" if manifest.verifier is None else "verifier" if settings.verify else "verifier switched off"
+    verifier = (
+        "no verifier" if manifest.verifier is None else "verifier" if settings.verify else "verifier switched off"
+    )
     return Finding(
         "model",
         True,

@@ -81,7 +81,7 @@ class _Batches:
         given = [output.shape for output in outputs]
         if given != expected:
             raise ModelMismatch(
-                f"the model `{self._spec.model}` gave {given} for a batch of {len(rows)}, not {expected}: export it again"
+                f"the model `{self._spec.model}` gave {given} for {len(rows)} rows, not {expected}: export it again"
             )
         if not all(np.isfinite(output).all() for output in outputs):
             raise ScorerFailed(f"the model `{self._spec.model}` gave NaN or infinity; no verdict is made of that")

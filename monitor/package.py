@@ -114,6 +114,7 @@ class ScopeSpec(_Part):
 
     language: str
     terms: list[str]
+    names: list[str] = Field(default=[], description="Of the treatment: what a pronoun may stand for.")
 
 
 class GuidelineSpec(_Part):
@@ -307,12 +308,13 @@ class ModelPackage:
         where = f"{self.path}: combination.{name}"
         if unknown := sorted({*spec.features} - {*FEATURES}):
             raise ModelMismatch(
-                f"{where} reads {', '.join(unknown)}, which this monitor does not know: upgrade guardline or export the "
-                "package again"
+                f"{where} reads {', '.join(unknown)}, which this monitor does not know: upgrade guardline or "
+                "export the package again"
             )
         if len(spec.weights) != len(spec.features) or len({*spec.features}) != len(spec.features):
+            distinct = len({*spec.features})
             raise ModelMismatch(
-                f"{where} has {len(spec.weights)} weights for {len({*spec.features})} features: export the package again"
+                f"{where} has {len(spec.weights)} weights for {distinct} features: export the package again"
             )
         if not np.isfinite([*spec.weights, spec.intercept]).all():
             raise ModelMismatch(f"{where} has a weight that is no finite number: export the package again")

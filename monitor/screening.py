@@ -1,8 +1,9 @@
 """Messages in, verdicts out: the heart of the monitor, without a broker.
 
-Per call: normalise and segment every message, let the scope gate dismiss what cannot concern the guideline, look up
-the statements that were scored before, score the rest of all messages together, remember them, and let `policy`
-decide. The store that it needs is declared here; `redis_store` and `memory` satisfy it.
+Per call: segment every message, let the scope gate dismiss what cannot concern the guideline, give each statement the
+context that it lacks and set aside what its author does not assert (`context`), look up what was scored before, score
+the rest of all messages together, remember it, and let `policy` decide. The store that it needs is declared here;
+`redis_store` and `memory` satisfy it.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import orjson
 import structlog
 
 from monitor import metrics
+from monitor.assertion import Stance
 from monitor.assessment import Assessment
+from monitor.context import Reading, read
 from monitor.errors import StoreUnavailable
 from monitor.package import ModelPackage
 from monitor.policy import gravest, judge
@@ -33,7 +36,15 @@ _LONG = 100_000
 #: Statements looked up and scored at once.
 _SLICE = 2048
 
-_Prepared = tuple[Message, list[Statement], Verdict | None]
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A message and its statements, with what the models read of each: None where its verdict is `fixed` before."""
+
+    message: Message
+    statements: list[Statement]
+    readings: list[Reading | None]
+    fixed: list[Verdict | None]
 
 
 class VerdictStore(Protocol):
@@ -79,6 +90,9 @@ class Screening:
         self._assessment = assessment
         self._store = store
         self._gate = ScopeGate(manifest.scope.terms, manifest.scope.language)
+        self._terms = manifest.scope.terms
+        self._name = manifest.guideline.treatment
+        self._names = manifest.scope.names
 
     def _key(self, normalised: str) -> str:
         digest = hashlib.sha256(normalised.encode()).hexdigest()[:32]
@@ -120,30 +134,39 @@ class Screening:
             scores |= known
         return scores, cached
 
-    def _verdict(self, statement: Statement, score: StatementScore | None) -> StatementVerdict:
-        """Return the verdict of a statement; one that was not scored is a fragment."""
-        if score is None:
-            return StatementVerdict(statement, Verdict.OUT_OF_SCOPE, 0.0)
+    def _verdict(self, statement: Statement, score: StatementScore, stance: Stance) -> StatementVerdict:
+        """Return the verdict of a statement that was scored."""
         verdict = judge(score, self.thresholds)
         if verdict is Verdict.OUT_OF_SCOPE:
             return StatementVerdict(statement, verdict, 0.0)
+        if verdict is Verdict.UNSAFE and stance is Stance.REPORTED:
+            verdict = Verdict.REVIEW  # what others say, neither endorsed nor rejected, is for people to judge
         evidence = self._assessment.evidence(score.recommendation)
         # What differs in the wording of a statement that was found safe explains nothing.
         reason = score.reason if verdict in (Verdict.UNSAFE, Verdict.REVIEW) else None
         return StatementVerdict(statement, verdict, score.p_unsafe, score.category, evidence, reason)
 
     def _prepare(self, messages: Sequence[Message]) -> list[_Prepared]:
-        """Return each message with its statements and the verdict of the scope gate, None where it lets pass."""
-        prepared: list[_Prepared] = []
-        for message in messages:
-            normalised = normalise(message.text)
+        """Return each message with what is to be scored of it, and what is decided without."""
+        return [self._prepare_one(message) for message in messages]
+
+    def _prepare_one(self, message: Message) -> _Prepared:
+        statements = segment(message.text)
+        if not self._gate.concerns(normalise(message.text)):
+            return _Prepared(message, statements, [None] * len(statements), [Verdict.OUT_OF_SCOPE] * len(statements))
+        readings: list[Reading | None] = []
+        fixed: list[Verdict | None] = []
+        for statement, reading in zip(
+            statements, read(message.text, statements, self._terms, self._name, self._names), strict=True
+        ):
             verdict = None
-            if not self._gate.concerns(normalised):
-                verdict = Verdict.OUT_OF_SCOPE
-            elif self._gate.foreign(normalised):
+            if self._gate.foreign(statement.normalised):
                 verdict = Verdict.ABSTAIN
-            prepared.append((message, segment(message.text), verdict))
-        return prepared
+            elif not reading.stance.judged or self._gate.is_fragment(reading.text):
+                verdict = Verdict.OUT_OF_SCOPE
+            readings.append(reading if verdict is None else None)
+            fixed.append(verdict)
+        return _Prepared(message, statements, readings, fixed)
 
     async def screen(self, messages: Sequence[Message]) -> list[MessageVerdict]:
         """Return one verdict per message, in order.
@@ -152,20 +175,21 @@ class Screening:
             ScorerUnavailable: nothing was decided; try the same messages again.
         """
         if sum(len(message.text) for message in messages) > _LONG:
-            gated = await asyncio.to_thread(self._prepare, messages)
+            prepared = await asyncio.to_thread(self._prepare, messages)
         else:
-            gated = self._prepare(messages)
-        distinct = dict.fromkeys(s.normalised for _, statements, v in gated if v is None for s in statements)
-        texts = [text for text in distinct if not self._gate.is_fragment(text)]
+            prepared = self._prepare(messages)
+        texts = list(dict.fromkeys(reading.text for own in prepared for reading in own.readings if reading))
         scores, cached = await self._score(texts)
         verdicts = []
-        for message, statements, fixed in gated:
-            if fixed is None:
-                judged = tuple(self._verdict(s, scores.get(s.normalised)) for s in statements)
-            else:
-                judged = tuple(StatementVerdict(s, fixed, 0.0) for s in statements)
-            hits = sum(s.normalised in cached for s in statements) if fixed is None else 0
-            verdicts.append(MessageVerdict(message, *gravest(judged), judged, cached=hits))
+        for own in prepared:
+            judged = tuple(
+                self._verdict(statement, scores[reading.text], reading.stance)
+                if reading
+                else StatementVerdict(statement, verdict or Verdict.OUT_OF_SCOPE, 0.0)
+                for statement, reading, verdict in zip(own.statements, own.readings, own.fixed, strict=True)
+            )
+            hits = sum(reading.text in cached for reading in own.readings if reading)
+            verdicts.append(MessageVerdict(own.message, *gravest(judged), judged, cached=hits))
         return verdicts
 
     async def close(self) -> None:

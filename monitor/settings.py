@@ -14,9 +14,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from monitor.errors import ConfigurationError
 
+#: The model package that ships: trained on the first guideline, for CPUs.
+DEFAULT_MODEL = Path(__file__).parent / "default_package"
 #: Where `guardline train` and `guardline demo` leave the first guideline's model.
 DEFAULT_RUN = Path("runs/covid19-remdesivir")
-DEFAULT_MODEL = DEFAULT_RUN / "package"
 _SECRETS = Path("/run/secrets")
 
 
@@ -33,7 +34,9 @@ class Settings(BaseSettings):
         protected_namespaces=(),
     )
 
-    model: Path = Field(default=DEFAULT_MODEL, description="The model package that gives the verdicts.")
+    model: Path = Field(
+        default=DEFAULT_MODEL, description="The model package that gives the verdicts; default: the one that ships."
+    )
 
     kafka_bootstrap: str = Field(default="127.0.0.1:9092", description="Brokers, host:port, separated by commas.")
     group: str = Field(default="guardline", description="Consumer group; workers of one group share the partitions.")

@@ -30,11 +30,12 @@ from rich.text import Text
 
 from monitor.embedded_broker import EmbeddedBroker
 from monitor.errors import ConfigurationError, GuardlineError
-from monitor.package import MANIFEST
+from monitor.package import MANIFEST, ModelPackage
 from monitor.records import FlagRecord, VerdictRecord
 from monitor.settings import DEFAULT_MODEL, DEFAULT_RUN
 from monitor.types import Verdict
 from trainer.statements import corpus
+from trainer.types import Split
 
 _CORPUS = Path(__file__).parent / "data" / "corpus"
 _ROLES = {
@@ -48,6 +49,7 @@ _TOPICS = {topic: 4 if role == "OUTPUTS" else 1 for role, topic in _ROLES.items(
 #: Inputs that no platform means to send and every platform sends some day.
 _BROKEN = (b'{"id": "broken-1", "text": ', b'{"id": "broken-2"}', b'{"id": "broken-3", "text": 7}')
 _FLAGS_SHOWN = 7
+_TRAINED = DEFAULT_RUN / "package"
 _REPORT = DEFAULT_RUN / "evaluation" / "report.html"
 _SILENCE = 120.0  # seconds without any event after which something is wrong
 _TENANTS = ("st-anna", "riverside", "medchat")
@@ -131,7 +133,7 @@ async def _worker(bootstrap: str, log: Path) -> AsyncIterator[asyncio.subprocess
         # Settings of the user's own deployment are not the demo's.
         **{name: value for name, value in os.environ.items() if not name.startswith("GUARDLINE_")},
         "GUARDLINE_KAFKA_BOOTSTRAP": bootstrap,
-        "GUARDLINE_MODEL": str(DEFAULT_MODEL),
+        "GUARDLINE_MODEL": str(_TRAINED),
         "GUARDLINE_SCORER": "onnx",
         "GUARDLINE_STORE": "memory",
         "GUARDLINE_EMIT_VERDICTS": "true",
@@ -271,6 +273,18 @@ def _agreement(answers: Sequence[Answer], tally: Tally) -> Table:
     return table
 
 
+def _beside_default() -> Table:
+    """Return the figures of the model that was trained here beside those of the one that ships."""
+    table = Table(title="Statements in voices never heard in training", title_justify="left")
+    for column in ("model", "F1", "AUC", "statements"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for name, path in (("trained here, in minutes", _TRAINED), ("default package, ships", DEFAULT_MODEL)):
+        for row in ModelPackage.load(path).manifest.evaluation:
+            if row.suite == f"statements/{Split.TEST_OOD}":
+                table.add_row(name, f"{row.f1:.3f}", f"{row.auc:.3f}", str(row.n))
+    return table
+
+
 def _summary(answers: Sequence[Answer], tally: Tally, log: Path, console: Console) -> None:
     statements = sum(sum(v.counts.values()) for v in tally.verdicts.values())
     # Of the first round only: later ones repeat the same answers under other ids.
@@ -289,14 +303,18 @@ def _summary(answers: Sequence[Answer], tally: Tally, log: Path, console: Consol
         ("statements", f"{statements}; {len(tally.flags)} flagged, {tally.reviews} sent to review"),
         ("marked errors", f"{found} of {marked} flagged; {on_span} of {len(flags)} flags lie on a marked error"),
         ("latency", f"median {p50:.2f} s, 95% under {p95:.2f} s, 99% under {p99:.2f} s (publish to verdict)"),
-        ("model package", str(DEFAULT_MODEL)),
+        ("model package", str(_TRAINED)),
         ("report", str(_REPORT)),
         ("worker's log", str(log)),
     ):
         lines.add_row(f"[bold]{name}[/bold]", value)
     console.print(_agreement(answers, tally))
     console.print(Panel(lines, title="Summary", title_align="left", expand=False))
-    console.print('Next: guardline check "Remdesivir is given as a 400 mg loading dose on day 1."')
+    console.print(_beside_default())
+    console.print(
+        'Next: guardline check "Remdesivir is given as a 400 mg loading dose on day 1." asks the default package, '
+        f"with --model {_TRAINED} the one trained here."
+    )
 
 
 async def _run(console: Console, rate: float, *, once: bool) -> None:
@@ -340,7 +358,7 @@ def command(once: bool, rate: float) -> None:
     Uses the embedded Kafka broker, ONNX Runtime in-process and the in-memory store: no service needs to be installed.
     """
     console = Console()
-    if not (DEFAULT_MODEL / MANIFEST).exists() or not _REPORT.exists():
+    if not (_TRAINED / MANIFEST).exists() or not _REPORT.exists():
         _train(console)
     if not load_answers():
         raise ConfigurationError(f"{_CORPUS}: no answers there to screen")

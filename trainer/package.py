@@ -29,7 +29,16 @@ from monitor import claims
 from monitor.combination import Readings, apply, gather
 from monitor.errors import ConfigurationError
 from monitor.factory import build_scorer, build_verifier
-from monitor.package import MANIFEST, TOKENIZER, VERIFIER_TOKENIZER, CorpusSpec, LinearHead, Manifest, ModelPackage
+from monitor.package import (
+    MANIFEST,
+    TOKENIZER,
+    VERIFIER_TOKENIZER,
+    CombinationSpec,
+    CorpusSpec,
+    LinearHead,
+    Manifest,
+    ModelPackage,
+)
 from monitor.settings import Settings
 from trainer.artifacts import RunFolder, read_rows
 from trainer.errors import CorpusError
@@ -74,12 +83,10 @@ def _heads(
 ) -> Classifier:
     """Return the heads of a guideline without statements: the score is even odds, there is one category."""
     width = embedder.encoder.dimension
-    names = [*pack.spec.names, pack.spec.condition]
+    directions = zero_shot.directions(recommendations, [*pack.spec.names, pack.spec.condition], embedder)
     return Classifier(
         joint=JointHead(np.zeros((2, width)), np.zeros(2)),
-        alignment=own.likeness.head(
-            [r.id for r in recommendations], zero_shot.directions(recommendations, names, embedder)
-        ),
+        alignment=own.likeness.head([r.id for r in recommendations], directions),
         category=LinearHead(classes=[UNSPECIFIED], weights=[[0.0] * width], bias=[0.0]),
         unsafe=1.0,
         review=0.0,
@@ -133,17 +140,16 @@ def build(
         recommendations = read_rows(folder.recommendations, Recommendation)
         extraction = json.loads((folder.root / guidelines.REPORT).read_text(encoding="utf-8"))
         progress.update(task, advance=1, description="encoder")
-        embedder = encoder.Embedder(
-            *(loaded := encoder.load_pretrained(base)), max_length=_MAX_LENGTH, sub_batch=_SUB_BATCH
-        )
+        model, tokenizer = encoder.load_pretrained(base)
+        embedder = encoder.Embedder(model, tokenizer, max_length=_MAX_LENGTH, sub_batch=_SUB_BATCH)
         reader = PairReader(*shipped.load(start))
         heads = _heads(recommendations, pack, embedder, generic)
-        models = export.Models(embedder, loaded[1], base, heads, reader, SHIPPED)
+        models = export.Models(embedder, tokenizer, base, heads, reader, SHIPPED)
         own = export.encoder_graph(
-            copy.deepcopy(embedder.encoder).cpu().float(), heads.joint, models.tokenizer, embedder.max_length
+            copy.deepcopy(embedder.encoder).cpu().float(), heads.joint, tokenizer, embedder.max_length
         )
         export.write_graph(root, own, eight_bit=eight_bit)
-        models.tokenizer.save(str(root / TOKENIZER), pretty=False)
+        tokenizer.save(str(root / TOKENIZER), pretty=False)
         progress.update(task, advance=1, description="verifier")
         read = export.verifier_graph(copy.deepcopy(reader.encoder).cpu().float(), reader.tokenizer, reader.max_length)
         export.write_graph(root, read, eight_bit=eight_bit)
@@ -199,12 +205,14 @@ def _first(readings: Readings, k: int) -> Readings:
     )
 
 
-async def _read(package: ModelPackage, examples: Sequence[Example]) -> tuple[combining.Read, Readings]:
+async def _read(
+    package: ModelPackage, spec: CombinationSpec, examples: Sequence[Example]
+) -> tuple[combining.Read, Readings]:
     """Read all statements as they come, and those in scope beside their own recommendation."""
-    settings, spec = Settings(scorer="onnx"), package.manifest.combination
+    settings = Settings(scorer="onnx")
     scorer, verifier = build_scorer(settings, package), build_verifier(settings, package)
-    if verifier is None or spec is None:
-        raise ConfigurationError(f"{package.path}: has no verifier to measure")
+    if verifier is None:
+        raise ConfigurationError("GUARDLINE_VERIFY is off: there is nothing to measure without the verifier")
     try:
         texts = [e.text for e in examples]
         served = await combining.read_served(package, scorer, verifier, texts, most=spec.candidates, mass=spec.mass)
@@ -235,9 +243,10 @@ def measure(path: Path, examples: Sequence[Example]) -> Measured:
     truth = is_unsafe(examples)[inside]
     if len(set(truth.tolist())) < 2:
         raise CorpusError("safe and unsafe statements on the package's recommendations are needed to measure it")
-    served, sure = asyncio.run(_read(package, examples))
     spec = package.manifest.combination
-    assert spec is not None  # `_read` has refused a package without
+    if spec is None:
+        raise ConfigurationError(f"{path}: has no verifier to measure")
+    served, sure = asyncio.run(_read(package, spec, examples))
     features = served.features
     combined, scope = apply(spec.unsafe, features), apply(spec.scope, features)
     judged = np.round(scope, 4) >= spec.thresholds.in_scope
@@ -309,6 +318,7 @@ def _print_made(made: Packaged, pack: Pack, pack_path: Path, console: Console) -
         f'Nothing was trained. Try it:   guardline check --model {made.path} "..."\n'
         f"For better verdicts, train it: guardline train --pack {pack_path}",
         markup=False,
+        soft_wrap=True,  # commands are there to be copied
     )
 
 

@@ -58,7 +58,7 @@ class PretrainingSettings:
     """The general verifier that others start from."""
 
     base: str = DEFAULT_ENCODER  # an encoder, or a cross-encoder to train further
-    steps: int = 3400
+    steps: int = 2400
     batch_size: int = 32
     learning_rate: float = 2.5e-4
     seed: int = 5
@@ -97,7 +97,8 @@ class ClassifierSettings:
     category_c: float = 3.0
     candidates: int = 4  # recommendations that the verifier reads beside a statement, at most
     candidate_mass: float = 0.97  # no more of them once the alignment gives this much to those before
-    combination_c: float = 0.3  # inverse L2 strength of the regression over verifier, encoder and claims
+    # Inverse L2 strengths of the regression over verifier, encoder and claims; the best by cross-validation is taken.
+    combination_c: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3)
     isotonic_from: int = 500  # validation statements; with fewer, calibration is Platt's line
     policy: str = "shares"  # how thresholds are chosen, see trainer.model.classifier: shares, recall or conformal
     flagged_safe: float = 0.20  # shares: at most this share of safe validation statements is flagged, none below 1/2
@@ -165,7 +166,7 @@ PROFILES = {
     "full": TrainSettings(
         "full",
         corpus=CorpusSettings(vignettes=0.3),
-        encoder=EncoderSettings(epochs=8),
+        encoder=EncoderSettings(epochs=6),
         export=ExportSettings(eight_bit=True, trim=True),
     ),
     # Seconds: for tests of the machinery. Its model is not good for anything.

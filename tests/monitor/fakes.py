@@ -23,7 +23,6 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
 from monitor.assessment import Assessment, Scorer, Verifier
-from monitor.combination import MODEL_FEATURES
 from monitor.errors import ScorerUnavailable, StoreUnavailable
 from monitor.memory import MemoryStore
 from monitor.package import MANIFEST, TOKENIZER, VERIFIER_TOKENIZER, Manifest, ModelPackage, sha256_file
@@ -252,7 +251,7 @@ class FakeBackend:
         assert (input_ids[attention_mask == 0] == 0).all()
         self.shapes.append((input_ids.shape[0], input_ids.shape[1]))
         self.seen.update(map(int, input_ids[attention_mask == 1]))
-        outputs = self._answer([[self._tokenizer.id_to_token(int(i)) for i in row] for row in input_ids])
+        outputs = self._answer([[self._tokenizer.id_to_token(int(i)) or "" for i in row] for row in input_ids])
         return self._spoil(outputs) if self._spoil else outputs
 
     def _answer(self, rows: Sequence[Sequence[str]]) -> Outputs:

@@ -62,9 +62,7 @@ def found_of(text: str, **rows: tuple[float, float]) -> Found:
 
 async def assess_one(alignment: Alignment, changes: Mapping[str, Any] | None = None, **rows: Any) -> StatementScore:
     verifier = FakeVerifier(found_of("text", **rows))
-    own = make_assessment(
-        AlignedScorer({"text": alignment}), verifier, combination=combination_dict(**(changes or {}))
-    )
+    own = make_assessment(AlignedScorer({"text": alignment}), verifier, combination=combination_dict(**(changes or {})))
     return (await own.assess(["text"]))[0]
 
 

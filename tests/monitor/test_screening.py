@@ -16,8 +16,8 @@ from tests.monitor.fakes import (
     UNSAFE,
     FailingStore,
     FakeScorer,
-    RecordingStore,
     FakeVerifier,
+    RecordingStore,
     make_assessment,
     make_package,
 )
@@ -243,9 +243,7 @@ LOADING = "About loading."
 
 def verified_screening(found: dict[tuple[str, str], tuple[float, float]], store: VerdictStore) -> Screening:
     verifier = FakeVerifier(found)
-    return Screening(
-        make_package(verified=True), assessment=make_assessment(FakeScorer(), verifier), store=store
-    )
+    return Screening(make_package(verified=True), assessment=make_assessment(FakeScorer(), verifier), store=store)
 
 
 async def test_the_verifiers_word_counts_at_the_thresholds_of_the_combination() -> None:

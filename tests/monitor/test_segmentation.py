@@ -271,6 +271,7 @@ DISGUISES = [
 ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([*DISGUISES, "Stop it.", "\n", " ", "- ", "Give 5 mg."]), max_size=12))
 def test_disguised_text_keeps_its_offsets(parts: list[str]) -> None:
     message = " ".join(parts)

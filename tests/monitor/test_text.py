@@ -70,6 +70,7 @@ def test_two_surrogates_are_not_taken_for_a_pair() -> None:
     assert well_formed("\U0001f600") == "\U0001f600"
 
 
+@settings(deadline=None)
 @given(texts)
 @example("a\ud800b")
 def test_well_formed_keeps_every_offset(text: str) -> None:
@@ -94,6 +95,7 @@ def test_normalise_is_idempotent(text: str) -> None:
 _BESIDE_A_DIGIT = [*"059\uff15\u00b2\u2079\u2082\u2089\u00bd\u2154\u2463`\u200b", "**"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(_BESIDE_A_DIGIT)).map("".join))
 def test_no_two_numbers_become_one(text: str) -> None:
     """Every run of digits of one kind is a number of the result, for itself."""

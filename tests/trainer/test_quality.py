@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from sklearn.metrics import f1_score, roc_auc_score
@@ -49,6 +49,7 @@ def once(outcomes: Sequence[MessageOutcome]) -> Counts:
 # Spans and flags
 
 
+@settings(deadline=None)
 @given(first=INTERVALS, second=INTERVALS)
 def test_overlap_and_length_count_characters_once(first: list[tuple[int, int]], second: list[tuple[int, int]]) -> None:
     a, b = ({c for start, end in own for c in range(start, end)} for own in (first, second))

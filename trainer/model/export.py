@@ -366,7 +366,11 @@ def build_manifest(
             knots=list(classifier.joint.knots),
             fitted_on="validation",
         ),
-        scope=ScopeSpec(language=pack.spec.language, terms=scope_terms(pack, list(recommendations))),
+        scope=ScopeSpec(
+            language=pack.spec.language,
+            terms=scope_terms(pack, list(recommendations)),
+            names=list(dict.fromkeys([pack.spec.treatment, *pack.spec.synonyms, *pack.spec.brand_names])),
+        ),
         guideline=GuidelineSpec(
             id=pack.spec.id,
             title=pack.spec.title or pack.spec.id,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from monitor import claims
@@ -167,10 +167,17 @@ def fit(read_: Read, examples: Sequence[Example], settings: ClassifierSettings) 
         )
     groups = family_groups(examples)
     features = read_.features
-    p, scope = np.zeros(len(examples)), np.zeros(len(examples))
-    for rest, part in held_out_folds(unsafe, groups, settings.folds, settings.seed):
-        p[part] = apply(_logistic(features[rest], unsafe[rest], FEATURES, settings.combination_c), features[part])
-        scope[part] = apply(_logistic(features[rest], inside[rest], SCOPE_FEATURES, 1.0), features[part])
+    folds = held_out_folds(unsafe, groups, settings.folds, settings.seed)
+
+    def out_of_fold(target: NDArray[np.bool_], names: Sequence[str], c: float) -> Doubles:
+        result = np.zeros(len(examples))
+        for rest, part in folds:
+            result[part] = apply(_logistic(features[rest], target[rest], names, c), features[part])
+        return result
+
+    tried = {c: out_of_fold(unsafe, FEATURES, c) for c in settings.combination_c}
+    best = min(tried, key=lambda c: log_loss(unsafe, tried[c]))
+    p, scope = tried[best], out_of_fold(inside, SCOPE_FEATURES, 1.0)
     p, scope = np.round(p, 4), np.round(scope, 4)
     least = round(float(min(np.quantile(scope[inside], 1 - settings.in_scope_recall), 0.5)), 4)
     served = np.where(scope < least, NOT_JUDGED, p)
@@ -182,7 +189,7 @@ def fit(read_: Read, examples: Sequence[Example], settings: ClassifierSettings) 
         candidates=settings.candidates,
         mass=settings.candidate_mass,
         verify_from=round(float(min(np.quantile(p_in, (1 - settings.in_scope_recall) / 2), 0.5)), 4),
-        unsafe=_logistic(features, unsafe, FEATURES, settings.combination_c),
+        unsafe=_logistic(features, unsafe, FEATURES, best),
         scope=_logistic(features, inside, SCOPE_FEATURES, 1.0),
         thresholds=Thresholds(unsafe=flag, review=review, in_scope=least),
     )
@@ -190,6 +197,7 @@ def fit(read_: Read, examples: Sequence[Example], settings: ClassifierSettings) 
     encoder = read_.readings.encoder
     right = [own[0] == e.recommendation for own, e, i in zip(read_.ranked(), examples, inside, strict=True) if i]
     report = {
+        "inverse strength of its regularisation": best,
         "AUC of the mixture alone": float(roc_auc_score(unsafe[inside], mixture[inside])),
         "AUC of the encoder alone": float(roc_auc_score(unsafe[inside], encoder[inside])),
         "AUC combined, out of fold": float(roc_auc_score(unsafe[inside], p[inside])),

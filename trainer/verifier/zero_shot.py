@@ -102,9 +102,10 @@ def views(recommendation: Recommendation, names: Sequence[str]) -> list[str]:
 
     What every recommendation says tells none from another; statements that do not name the treatment say it neither.
     """
-    pattern = "|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in sorted(names, key=len, reverse=True))
-    nameless = re.sub(r"\s+", " ", re.sub(pattern, " ", recommendation.text, flags=re.IGNORECASE)).strip()
-    found = [recommendation.text, nameless, recommendation.heading.strip()]
+    nameless = recommendation.text
+    for name in sorted(filter(None, names), key=lambda name: (-len(name), name)):
+        nameless = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", " ", nameless, flags=re.IGNORECASE)
+    found = [recommendation.text, " ".join(nameless.split()), recommendation.heading.strip()]
     return [text for text in found if text]
 
 
@@ -245,7 +246,9 @@ def _some(pairs: Sequence[Pair], most: int | None, rng: random.Random) -> list[P
 
 def _examples(number: int, rows: Sequence[Pair], outside: Sequence[Pair]) -> list[Example]:
     """Return the statements of a pseudo-guideline; a recommendation's id is its text."""
-    family, seen, result = f"guideline {number}", set(), []
+    family = f"guideline {number}"
+    seen: set[str] = set()
+    result: list[Example] = []
     for own, inside in ((rows, True), (outside, False)):
         for pair in own:
             if pair.hypothesis in seen:
