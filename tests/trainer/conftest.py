@@ -53,7 +53,9 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.normalizer = BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = BertPreTokenizer()
     tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -266,7 +268,9 @@ def tiny_settings(tiny_bert: Path) -> TrainSettings:
         duplicates=DuplicateSettings(jaccard=1.0), leakage=LeakageSettings(jaccard=1.0, ngram_share=1.1)
     )
     corpus = CorpusSettings(SplitSettings(validation=0.2, test=0.2), checks, embedding_duplicates=False)
-    return TrainSettings("smoke", corpus=corpus, encoder=own, evaluation=EvaluationSettings(bootstrap=20))
+    return TrainSettings(
+        "smoke", corpus=corpus, encoder=own, verifier=None, evaluation=EvaluationSettings(bootstrap=20)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from trainer.evaluation import plots
-from trainer.evaluation.plots import colours, project, to_svg
 from trainer.evaluation.models import CONTRASTIVE, FROZEN, FROZEN_BINARY
+from trainer.evaluation.plots import colours, project, to_svg
 from trainer.types import Difficulty, Example, Label, Metric
 
 MODELS = [FROZEN_BINARY, FROZEN, CONTRASTIVE]

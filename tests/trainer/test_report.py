@@ -18,7 +18,7 @@ from rich.console import Console
 from monitor.package import ModelPackage
 from trainer.artifacts import RunFolder
 from trainer.evaluation.measures import METRICS, Judged
-from trainer.evaluation.models import COMBINED, CONTRASTIVE, FROZEN, FROZEN_BINARY, TESTS, VOICES
+from trainer.evaluation.models import CONTRASTIVE, FROZEN, FROZEN_BINARY, TESTS, VOICES
 from trainer.evaluation.report import (
     comparison,
     difficulties,
