@@ -138,7 +138,7 @@ def measure_messages(
     def flagged(own: Sequence[MessageOutcome], counts: Counts, verdict: Verdict = Verdict.UNSAFE) -> Doubles:
         return _ratio(_sums(counts, [o.verdict is verdict for o in own]), _sums(counts, [1.0] * len(own)))
 
-    wanted = {
+    wanted: dict[str, tuple[Sequence[MessageOutcome], Callable[[Sequence[MessageOutcome], Counts], Doubles]]] = {
         "message F1": (outcomes, message_f1),
         "message F1, in scope": (in_scope, message_f1),
         "character F1": (outcomes, character_f1),

@@ -622,9 +622,9 @@ def _serve(
             read = runner.run(served.share_read(served.stream or [*ood, *asked.outside]))
             candidates, informed = {}, {}
             if served.served == COMBINED:
-                for part, own in tests.items():
-                    candidates[part] = runner.run(served.candidates(own))
-                    informed[part] = runner.run(served.contradiction(list(zip(asked.about[part], own, strict=True))))
+                for part, texts in tests.items():
+                    candidates[part] = runner.run(served.candidates(texts))
+                    informed[part] = runner.run(served.contradiction(list(zip(asked.about[part], texts, strict=True))))
             every = {**asked.scorers, **{path: scorer(path) for path in served.paths}}
             further = [row for suite in asked.suites for row in suite(every)]
             ranked = runner.run(served.ranked(ood))

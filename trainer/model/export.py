@@ -33,7 +33,6 @@ from onnxscript.rewriter.ort_fusions import optimize_for_ort
 from rich.progress import Progress
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from tritonclient.grpc import model_config_pb2
 
 from monitor.errors import ConfigurationError
@@ -322,7 +321,7 @@ def write_graph(root: Path, graph: Graph, *, eight_bit: bool = False) -> float:
     return difference
 
 
-def _trimmed(transformer: PreTrainedModel, tokenizer: Tokenizer, texts: Iterable[str]) -> Tokenizer:
+def _trimmed(transformer: Any, tokenizer: Tokenizer, texts: Iterable[str]) -> Tokenizer:
     """Leave the words of these texts in a transformer; return its tokenizer, as it was where that cannot be trimmed."""
     try:
         return trim(transformer, tokenizer, [i for i, n in count_tokens(tokenizer, texts).items() if n >= _SELDOM])

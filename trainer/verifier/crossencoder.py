@@ -17,7 +17,6 @@ What is saved loads again here.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,11 +26,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
 from monitor.errors import ConfigurationError
 from trainer.artifacts import fresh_folder
-from trainer.model.encoder import SubBatch, device, half_is_faster, padded, source_of
+from trainer.model.encoder import SubBatch, device, from_hub, half_is_faster, padded, source_of
 from trainer.verifier.pairs import RELATIONS, Relation
 
 Floats = NDArray[np.float32]
@@ -42,6 +41,8 @@ _SUB_BATCH = 16
 _COMPARED = 192
 #: The weights of an aligned comparison, in the folder of its transformer.
 COMPARISON = "comparison.safetensors"
+#: One behind each of the two texts.
+_SEPARATORS = 2
 #: How NLI models call the relations, by the beginning of the label's name.
 _NAMES = {"entail": Relation.CONSISTENT, "contra": Relation.CONTRADICTS, "neutral": Relation.NEUTRAL}
 
@@ -217,29 +218,24 @@ def load(base: str) -> tuple[PairEncoder, Tokenizer]:
     Raises:
         ConfigurationError: neither the hub nor the disk has it, or it has no fast tokenizer.
     """
-    source = source_of(base)
+    what = f"verifier {base!r}"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source_of(base))
         crossed = any("SequenceClassification" in name for name in config.architectures or ())
-        kind = AutoModelForSequenceClassification if crossed else AutoModel
-        model = kind.from_pretrained(source, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
-        raise ConfigurationError(
-            f"verifier {base!r} cannot be loaded{offline}: give a name that the hub has, a folder that transformers "
-            f"saved, or leave it out for the start that ships with guardline. {error}"
-        ) from error
-    if not getattr(tokenizer, "is_fast", False):
-        raise ConfigurationError(f"verifier {base!r} has no fast tokenizer; serving needs its tokenizer.json")
+    except (OSError, ValueError):
+        crossed = False  # loading says why
+    kind = AutoModelForSequenceClassification if crossed else AutoModel
+    model, tokenizer = from_hub(base, kind, what, "or leave it out for the start that ships with guardline")
     fast = tokenizer.backend_tokenizer
-    fast.no_padding()
-    fast.no_truncation()
+    separator = tokenizer.sep_token_id
+    if separator is None or fast.encode("a", "b").ids.count(separator) < _SEPARATORS:
+        raise ConfigurationError(f"{what}: its tokenizer puts no separator between two texts, so pairs cannot be read")
     if crossed:
-        return CrossEncoder(_with_relations(model), int(tokenizer.sep_token_id)), fast
-    encoder = AlignedComparison(model, int(tokenizer.sep_token_id), special_ids(fast))
-    if (Path(source) / COMPARISON).exists():
-        encoder.load_state_dict(load_file(Path(source) / COMPARISON), strict=False)
+        return CrossEncoder(_with_relations(model), int(separator)), fast
+    encoder = AlignedComparison(model, int(separator), special_ids(fast))
+    comparison = Path(source_of(base)) / COMPARISON
+    if comparison.exists():
+        encoder.load_state_dict(load_file(comparison), strict=False)
     return encoder, fast
 
 
