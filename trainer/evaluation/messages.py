@@ -10,7 +10,7 @@ Intervals are 95% percentile bootstraps over answers: those of one answer are no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
