@@ -274,7 +274,8 @@ class Pipeline:
         served = [folder.package / "encoder", folder.package / "tokenizer.json"]
         base = (settings.encoder.base, settings.encoder.pooling)
         # What a verifier starts from and is kept general by, where it is trained on files that ship.
-        start = [shipped.FOLDER / shipped.WEIGHTS, *(DATA / name for name in TOPIC_SOURCES)] if settings.verifier else []
+        weights = shipped.FOLDER / shipped.WEIGHTS
+        start = [weights, *(DATA / name for name in TOPIC_SOURCES)] if settings.verifier else []
         heads = [folder.classifier / name for name in ("classifier.json", "joint.npz")]
 
         def of(*paths: Path) -> str:
