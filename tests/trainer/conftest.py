@@ -33,6 +33,7 @@ from trainer.statements.corpus import SplitSettings
 from trainer.statements.duplicates import DuplicateSettings
 from trainer.statements.leakage import LeakageSettings
 from trainer.statements.verification import CheckSettings
+from trainer.verifier import crossencoder
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits, on a busy machine ten times as long
 
@@ -72,7 +73,8 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 def _fp32() -> Iterator[None]:
     """Which type is faster is measured at run time; tests compare numbers, so it is decided here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder, "half_is_faster", lambda where: False)
+        for module in (encoder, crossencoder):
+            patch.setattr(module, "half_is_faster", lambda where: False)
         yield
 
 

@@ -10,7 +10,6 @@ After each epoch the validation split is scored: the best epoch is what is kept.
 from __future__ import annotations
 
 import json
-import pickle
 import random
 import time
 from collections import defaultdict
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 
 from trainer.artifacts import RunFolder, fingerprint, write_json
 from trainer.errors import CorpusError
+from trainer.model import checkpoint as checkpoints
 from trainer.model.encoder import Embedder, SubBatch, agreed, joint_classes, load_pretrained, processes, save
 from trainer.model.losses import (
     batch_hard_triplet,
@@ -35,6 +35,7 @@ from trainer.model.losses import (
     supervised_contrastive,
     supervised_contrastive_in,
 )
+from trainer.model.memory import keep_freed_memory
 from trainer.settings import EncoderSettings, Objective
 from trainer.statements.edits import guideline_example, number_edits
 from trainer.types import Example, Label, Recommendation
@@ -321,11 +322,10 @@ class _Training:
 
     def save(self, path: Path, key: str) -> None:
         """Write a checkpoint, whole or not at all."""
-        partial = path.with_suffix(".partial")
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(
+        checkpoints.write(
+            path,
+            key,
             {
-                "key": key,
                 "encoder": self.embedder.encoder.state_dict(),
                 "criterion": self.criterion.state_dict(),
                 "optimiser": self.optimiser.state_dict(),
@@ -336,19 +336,12 @@ class _Training:
                 "seen": self.seen,
                 "rng": json.dumps(self.rng.getstate()),
             },
-            partial,
         )
-        partial.replace(path)
 
     def resume(self, path: Path, key: str) -> bool:
         """Take up a checkpoint of the same training; tell whether there was one."""
-        if not path.exists():
-            return False
-        try:
-            state = torch.load(path, map_location=self.embedder.device, weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
-            return False  # unreadable: training from the start is right, only slower
-        if not isinstance(state, dict) or state.get("key") != key:
+        state = checkpoints.read(path, key, self.embedder.device)
+        if state is None:
             return False
         self.embedder.encoder.load_state_dict(state["encoder"])
         self.criterion.load_state_dict(state["criterion"])
@@ -394,6 +387,7 @@ def train(
     """
     if not any(e.label is not Label.OUT_OF_SCOPE for e in examples):
         raise CorpusError("no statement on the guideline to train on: see splits.json and rejected.jsonl of the run")
+    keep_freed_memory()
     torch.manual_seed(settings.seed)
     encoder, tokenizer = load_pretrained(settings.base, settings.pooling)
     for module in encoder.modules():

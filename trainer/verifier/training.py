@@ -8,7 +8,6 @@ sub-batches, bfloat16 where it is faster, a linear warm-up and decay, a checkpoi
 from __future__ import annotations
 
 import itertools
-import pickle
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +22,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from trainer.artifacts import fingerprint
+from trainer.model import checkpoint
+from trainer.model.memory import keep_freed_memory
 from trainer.verifier.crossencoder import PairReader
 from trainer.verifier.pairs import RELATIONS, Pair, Relation
 
@@ -176,28 +177,22 @@ class Trainer:
 
     def save(self, path: Path, key: str) -> None:
         """Write a checkpoint, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        torch.save(
+        checkpoint.write(
+            path,
+            key,
             {
-                "key": key,
                 "model": self.reader.encoder.state_dict(),
                 "optimiser": self.optimiser.state_dict(),
                 "averaged": self.averaged,
                 "step": self.step_number,
                 "seconds": self.seconds,
             },
-            partial,
         )
-        partial.replace(path)
 
     def resume(self, path: Path, key: str) -> bool:
         """Take up a checkpoint of the same training; tell whether there was one."""
-        try:
-            state = torch.load(path, map_location=self.reader.device, weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
-            return False  # none, or unreadable: training from the start is right, only slower
-        if not isinstance(state, dict) or state.get("key") != key:
+        state = checkpoint.read(path, key, self.reader.device)
+        if state is None:
             return False
         self.reader.encoder.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -210,7 +205,7 @@ def train(
     trainer: Trainer,
     batches: Iterator[list[Pair]],
     report: Callable[[float, str], None],
-    checkpoint: Path | None = None,
+    saved: Path | None = None,
     key: str = "",
     every: int = 500,
 ) -> dict[str, Any]:
@@ -220,8 +215,9 @@ def train(
         trainer: what is trained, resumed or not.
         batches: pairs, as many as are asked for; a resumed training skips those that it has seen.
         report: told progress (0 to 1) and a line about it after each step.
-        checkpoint: written every `every` steps, with `key`.
+        saved: checkpoint that is written every `every` steps, with `key`.
     """
+    keep_freed_memory()
     steps = trainer.settings.steps
     losses: list[float] = []
     seen, started = 0, time.monotonic()
@@ -230,8 +226,8 @@ def train(
         seen += len(batch)
         speed = seen / (time.monotonic() - started)
         report(trainer.step_number / steps, f"loss {np.mean(losses[-50:]):.3f}, {speed:.0f} pairs/s")
-        if checkpoint is not None and trainer.step_number % every == 0:
-            trainer.save(checkpoint, key)
+        if saved is not None and trainer.step_number % every == 0:
+            trainer.save(saved, key)
     trainer.finish()
     final = float(np.mean(losses[-50:])) if losses else None
     speed = seen / max(time.monotonic() - started, 1e-9)
