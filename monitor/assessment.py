@@ -134,6 +134,7 @@ class Assessment:
             found.astype(np.float64),
             self._claims,
             stated,
+            spec.claims,
         )
         features = readings.features()
         unsafe, inside = apply(spec.unsafe, features), apply(spec.scope, features)

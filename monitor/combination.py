@@ -7,9 +7,11 @@ verifier's P(neutral | k), P(contradicts | k) when it reads k beside the stateme
     mixture    = sum over k of weight(k) P(contradicts | k) / (1 - P(neutral | k))
 
 never the maximum: a statement "contradicts" rules that it is not about (F1 0.84 fell to 0.70 with it). The log-odds of
-the mixture are stacked with the encoder's own, with how surely the statement is about a candidate at all, and with what
-the structured readings of claim and recommendation agree and conflict in, by a logistic regression that is fitted on
-held-out families, statements out of scope among them.
+the mixture are stacked with the encoder's own and with what the structured readings of claim and recommendation agree
+and conflict in (a margin of its own, fitted on the training split) by a logistic regression that is fitted on held-out
+families. Whether the statement is about the guideline at all is a second regression, on how sure alignment and verifier
+are of that; it decides what is judged, and does not lower the score of what is: the product of both ranked statements
+in scope worse (AUC 0.876 against 0.883) and kept no more of the others out.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor import claims
-from monitor.claims import Claim
+from monitor.claims import Claim, Comparison
 from monitor.package import LogisticSpec
 
 Doubles = NDArray[np.float64]
@@ -29,7 +31,7 @@ Doubles = NDArray[np.float64]
 #: Probabilities are kept this far from 0 and 1 before their log-odds are taken.
 _EDGE = 0.003
 MODEL_FEATURES = ("verifier", "encoder", "scope", "relevance", "certainty")
-FEATURES = (*MODEL_FEATURES, *claims.FEATURES)
+FEATURES = (*MODEL_FEATURES, "claims")
 #: Whether a statement is about the guideline at all.
 SCOPE_FEATURES = ("scope", "relevance", "certainty")
 
@@ -45,7 +47,7 @@ class Readings:
     """What was read of n statements beside their candidates; candidates beyond a statement's own have alignment 0.
 
     `alignment`, `contradicts`, `neutral` fp64 [n, k]; `encoder`, the encoder's P(unsafe), and `in_scope`, the
-    alignment's P(about a recommendation), fp64 [n]; `claims` fp64 [n, k, features].
+    alignment's P(about a recommendation), fp64 [n]; `claims`, the margin of the structured readings, fp64 [n, k].
     """
 
     alignment: Doubles
@@ -75,17 +77,26 @@ class Readings:
     def features(self) -> Doubles:
         """Return what the regressions read, fp64 [n, len(FEATURES)]."""
         weights = self.weights()
-        model = np.stack(
+        return np.stack(
             [
                 log_odds(self.mixture()),
                 log_odds(self.encoder),
                 log_odds(self.in_scope),
                 log_odds(self.relevance().sum(axis=1)),
                 log_odds(weights.max(axis=1, initial=0)),
+                (weights * self.claims).sum(axis=1),
             ],
             axis=1,
         )
-        return np.concatenate([model, (weights[:, :, None] * self.claims).sum(axis=1)], axis=1)
+
+
+def claim_margin(spec: LogisticSpec, comparison: Comparison) -> float:
+    """Return what the structured reading says for itself: log-odds of a contradiction; 0 where nothing was read."""
+    values = comparison.features
+    if not any(values):
+        return 0.0
+    columns = [claims.FEATURES.index(name) for name in spec.features]
+    return float(sum(w * values[c] for w, c in zip(spec.weights, columns, strict=True)) + spec.intercept)
 
 
 def apply(spec: LogisticSpec, features: Doubles) -> Doubles:
@@ -120,6 +131,7 @@ def gather(
     found: Doubles,
     rules: Sequence[Claim],
     statements: Sequence[Claim],
+    weighing: LogisticSpec,
 ) -> Readings:
     """Put together what was read of n statements.
 
@@ -131,16 +143,17 @@ def gather(
         found: P(contradicts) and P(neutral) of those pairs, in their order, fp64 [pairs, 2].
         rules: structured readings of the recommendations.
         statements: structured readings of the statements, n.
+        weighing: what the comparison of two structured readings is worth.
     """
     n, width = len(candidates), max(map(len, candidates), default=0)
     alignment, contradicts, neutral = (np.zeros((n, width)) for _ in range(3))
-    compared = np.zeros((n, width, len(claims.FEATURES)))
+    compared = np.zeros((n, width))
     row = 0
     for i, own in enumerate(candidates):
         k = len(own)
         alignment[i, :k] = aligned[i, list(own)]
         contradicts[i, :k], neutral[i, :k] = found[row : row + k, 0], found[row : row + k, 1]
         for j, rule in enumerate(own):
-            compared[i, j] = claims.compare(rules[rule], statements[i]).features
+            compared[i, j] = claim_margin(weighing, claims.compare(rules[rule], statements[i]))
         row += k
     return Readings(alignment, contradicts, neutral, encoder, in_scope, compared)

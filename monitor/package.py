@@ -20,6 +20,7 @@ A package that does not fit is refused with what is wrong; the monitor then keep
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -91,6 +92,7 @@ class CombinationSpec(_Part):
     candidates: int = Field(gt=0, description="Recommendations that are tried at most.")
     mass: float = Field(gt=0, le=1, description="No more are tried once the alignment gives this much to those before.")
     verify_from: float = Field(ge=0, le=1, description="P(in scope) of the alignment below which nothing is read.")
+    claims: LogisticSpec = Field(description="What structured readings of claim and recommendation say by themselves.")
     unsafe: LogisticSpec
     scope: LogisticSpec
     thresholds: Thresholds = Field(description="Of the combined score; those of the manifest are of the encoder alone.")
@@ -286,8 +288,11 @@ class ModelPackage:
         if (manifest.verifier is None) != (manifest.combination is None):
             raise ModelMismatch(f"{self.path}: verifier and combination belong together: export the package again")
         if manifest.combination is not None:
-            self._check_logistic("unsafe", manifest.combination.unsafe)
-            self._check_logistic("scope", manifest.combination.scope)
+            from monitor import claims, combination  # which import this module
+
+            self._check_logistic("claims", manifest.combination.claims, claims.FEATURES)
+            self._check_logistic("unsafe", manifest.combination.unsafe, combination.FEATURES)
+            self._check_logistic("scope", manifest.combination.scope, combination.FEATURES)
         for name, digest in manifest.files.items():
             file = self.path / name
             if not file.is_file():
@@ -302,11 +307,9 @@ class ModelPackage:
             if [len(row) for row in head.weights] != [dimension] * n or len(head.bias) != n:
                 raise ModelMismatch(f"{self.path}: the {name} head is not {n} classes by {dimension} dimensions")
 
-    def _check_logistic(self, name: str, spec: LogisticSpec) -> None:
-        from monitor.combination import FEATURES  # which imports this module
-
+    def _check_logistic(self, name: str, spec: LogisticSpec, known: Sequence[str]) -> None:
         where = f"{self.path}: combination.{name}"
-        if unknown := sorted({*spec.features} - {*FEATURES}):
+        if unknown := sorted({*spec.features} - {*known}):
             raise ModelMismatch(
                 f"{where} reads {', '.join(unknown)}, which this monitor does not know: upgrade guardline or "
                 "export the package again"

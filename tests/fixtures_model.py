@@ -11,7 +11,7 @@ from monitor.package import OUT_OF_SCOPE, LinearHead, ModelPackage
 from monitor.settings import DEFAULT_MODEL
 from tests.monitor.fakes import make_tokenizer
 from trainer.artifacts import RunFolder, read_json_lines, write_rows
-from trainer.types import Difficulty, Example, Label
+from trainer.types import Difficulty, Example, Label, Split
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +117,14 @@ def verified_package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
     )
     with Progress(disable=True) as progress:
         export.run(
-            pack, recommendations, models, examples, [], folder, ExportSettings(), ClassifierSettings(folds=3), progress
+            pack,
+            recommendations,
+            models,
+            {Split.TRAIN: examples, Split.VALIDATION: examples},
+            [],
+            folder,
+            ExportSettings(),
+            ClassifierSettings(folds=3),
+            progress,
         )
     return ModelPackage.load(folder.package)

@@ -215,7 +215,9 @@ async def _read(
         raise ConfigurationError("GUARDLINE_VERIFY is off: there is nothing to measure without the verifier")
     try:
         texts = [e.text for e in examples]
-        served = await combining.read_served(package, scorer, verifier, texts, most=spec.candidates, mass=spec.mass)
+        served = await combining.read_served(
+            package, scorer, verifier, texts, most=spec.candidates, mass=spec.mass, weighing=spec.claims
+        )
         rules = {r.id: r.text for r in package.manifest.recommendations}
         own = [(rules[e.recommendation], e.text) for e in examples if e.recommendation is not None]
         found = (await verifier.verify(own)).astype(np.float64)
@@ -226,7 +228,7 @@ async def _read(
     # As if the alignment were sure and right: each statement has one candidate, a rule of its own.
     sure, even = np.eye(n), np.full(n, _HALF)
     read, stated = [claims.read(rule) for rule, _ in own], [claims.read(text) for _, text in own]
-    return served, gather(sure, np.ones(n), even, [[i] for i in range(n)], found, read, stated)
+    return served, gather(sure, np.ones(n), even, [[i] for i in range(n)], found, read, stated, spec.claims)
 
 
 def measure(path: Path, examples: Sequence[Example]) -> Measured:

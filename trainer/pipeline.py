@@ -240,7 +240,7 @@ class Pipeline:
             self.pack,
             self.recommendations(),
             models,
-            corpus.load_split(self.folder)[Split.VALIDATION],
+            corpus.load_split(self.folder),
             self._vocabulary(),
             self.folder,
             self.settings.export,

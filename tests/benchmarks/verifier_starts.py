@@ -92,9 +92,13 @@ async def _figures(
     most, mass = own.candidates, own.candidate_mass
 
     async def read(examples: Sequence[Example]) -> combining.Read:
-        return await combining.read_served(package, scorer, verifier, [e.text for e in examples], most=most, mass=mass)
+        texts = [e.text for e in examples]
+        return await combining.read_served(package, scorer, verifier, texts, most=most, mass=mass, weighing=weighing)
 
-    combined = combining.fit(await read(parts[Split.VALIDATION]), parts[Split.VALIDATION], own)
+    if package.manifest.combination is None:
+        raise click.UsageError(f"{folder.root}: train it with a verifier first")
+    weighing = package.manifest.combination.claims
+    combined = combining.fit(await read(parts[Split.VALIDATION]), parts[Split.VALIDATION], weighing, own)
     manifest = package.manifest.model_copy(update={"combination": combined.spec})
     package = ModelPackage(package.path, manifest)
     assessment = Assessment(manifest, scorer, verifier)

@@ -22,6 +22,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
+from monitor import claims
 from monitor.assessment import Assessment, Scorer, Verifier
 from monitor.errors import ScorerUnavailable, StoreUnavailable
 from monitor.memory import MemoryStore
@@ -70,6 +71,7 @@ def combination_dict(**changes: Any) -> dict[str, Any]:
         "candidates": 2,
         "mass": 0.99,
         "verify_from": VERIFY_FROM,
+        "claims": logistic_dict({claims.FEATURES[0]: 1.0}),
         "unsafe": logistic_dict(UNSAFE_WEIGHTS),
         "scope": logistic_dict(SCOPE_WEIGHTS),
         "thresholds": {"unsafe": 0.7, "review": 0.3, "in_scope": 0.5},

@@ -153,13 +153,12 @@ async def test_from_the_limit_on_statements_are_read() -> None:
 
 
 async def test_encoder_and_claims_are_stacked_with_the_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = claims.FEATURES[0]
 
     def compare(_: claims.Claim, __: claims.Claim) -> claims.Comparison:
         return claims.Comparison((1.0,) + (0.0,) * (len(claims.FEATURES) - 1), (), None)
 
     monkeypatch.setattr(claims, "compare", compare)
-    weights = {"verifier": 0.5, "encoder": 2.0, first: 1.5}
+    weights = {"verifier": 0.5, "encoder": 2.0, "claims": 1.5}
     score = await assess_one(SURE, {"unsafe": logistic_dict(weights, -1.0)}, loading=(0.8, 0.0))
     margin = 0.5 * np.log(0.8 / 0.2) + 2.0 * np.log(0.3 / 0.7) + 1.5 - 1.0
     assert score.p_unsafe == pytest.approx(1 / (1 + np.exp(-margin)), abs=2e-3)

@@ -16,6 +16,7 @@ from monitor.combination import (
     Readings,
     apply,
     choose_candidates,
+    claim_margin,
     evidence_index,
     gather,
     log_odds,
@@ -23,7 +24,9 @@ from monitor.combination import (
 from monitor.package import LogisticSpec
 
 Doubles = NDArray[np.float64]
-N_CLAIMS = len(claims.FEATURES)
+
+#: A reading that conflicts in the dose speaks for a contradiction.
+WEIGHING = LogisticSpec(features=["conflict_dose", "agree_dose"], weights=[2.0, -2.0], intercept=0.1)
 
 probability = st.floats(0, 1)
 #: What softmax and a sigmoid of 32 bits really give at their ends.
@@ -41,15 +44,13 @@ def readings(draw: st.DrawFn, alignment: Any = None, p: Any = None) -> Readings:
 
     p = probability if p is None else p
     neutral = table(p, n, k)
-    compared = np.zeros((n, k, N_CLAIMS))
-    compared[:, :, :2] = table(st.floats(-2, 2), n, k, 2)
     return Readings(
         alignment=table(st.floats(1e-12, 1) if alignment is None else alignment, n, k),
         contradicts=table(p, n, k) * (1 - neutral),
         neutral=neutral,
         encoder=table(p, n),
         in_scope=table(p, n),
-        claims=compared,
+        claims=table(st.floats(-4, 4), n, k),
     )
 
 
@@ -83,7 +84,7 @@ def test_the_mixture_is_not_the_maximum() -> None:
         neutral=np.array([[0.0, 0.8]]),
         encoder=np.array([0.5]),
         in_scope=np.array([1.0]),
-        claims=np.zeros((1, 2, N_CLAIMS)),
+        claims=np.zeros((1, 2)),
     )
     assert own.conditional()[0] == pytest.approx([0.1, 1.0])
     assert own.weights()[0] == pytest.approx([0.9 / 0.92, 0.02 / 0.92])
@@ -183,17 +184,23 @@ def test_gather_puts_each_pair_in_its_place() -> None:
     found = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])
     rules = [claims.read(text) for text in ("Give 200 mg.", "Give 100 mg.", "Avoid in pregnancy.")]
     stated = [claims.read(text) for text in ("Give 100 mg.", "Avoid in pregnancy.")]
-    own = gather(aligned, np.array([0.9, 0.8]), np.array([0.6, 0.7]), [[1, 0], [2]], found, rules, stated)
+    own = gather(aligned, np.array([0.9, 0.8]), np.array([0.6, 0.7]), [[1, 0], [2]], found, rules, stated, WEIGHING)
     assert own.alignment.tolist() == [[0.3, 0.5], [0.9, 0.0]]
     assert own.contradicts.tolist() == [[0.1, 0.3], [0.5, 0.0]]
     assert own.neutral.tolist() == [[0.2, 0.4], [0.6, 0.0]]
     assert own.in_scope.tolist() == [0.9, 0.8]
     assert own.encoder.tolist() == [0.6, 0.7]
-    assert own.claims[0, 0].tolist() == list(claims.compare(rules[1], stated[0]).features)
-    assert own.claims[0, 1].tolist() == list(claims.compare(rules[0], stated[0]).features)
-    assert not own.claims[1, 1].any()
+    same, other = (claims.compare(rule, stated[0]) for rule in (rules[1], rules[0]))
+    assert own.claims[0].tolist() == [claim_margin(WEIGHING, same), claim_margin(WEIGHING, other)]
+    assert own.claims[0, 0] < own.claims[0, 1]
+    assert own.claims[1, 1] == 0
+
+
+def test_what_was_not_read_says_nothing() -> None:
+    nothing = claims.Comparison((0.0,) * len(claims.FEATURES), (), None)
+    assert claim_margin(WEIGHING, nothing) == 0
 
 
 def test_nothing_gathered_has_no_features() -> None:
-    own = gather(np.zeros((0, 3)), np.zeros(0), np.zeros(0), [], np.zeros((0, 2)), [], [])
+    own = gather(np.zeros((0, 3)), np.zeros(0), np.zeros(0), [], np.zeros((0, 2)), [], [], WEIGHING)
     assert own.features().shape == (0, len(FEATURES))

@@ -284,7 +284,9 @@ class ServedModel:
             ValueError: the package has no verifier.
         """
         verifier, spec = self._verified()
-        return await read_served(self._package, self._scorer, verifier, texts, most=spec.candidates, mass=spec.mass)
+        return await read_served(
+            self._package, self._scorer, verifier, texts, most=spec.candidates, mass=spec.mass, weighing=spec.claims
+        )
 
     async def contradiction(self, pairs: Sequence[tuple[str, str]]) -> Doubles:
         """Return P(contradicts | about it) of (recommendation id, text) pairs, fp64 [n].
@@ -680,7 +682,7 @@ def _write(
         ({"id": j.example.id, "split": j.split, "p": j.p, "recommendation": j.recommendation} for j in judged),
     )
     manifest = package.manifest.model_copy(update={"evaluation": _summaries(rows)})
-    write_text(folder.package / MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True) + "\n")
+    write_text(folder.package / MANIFEST, manifest.model_dump_json(exclude_none=True) + "\n")
     return manifest.evaluation
 
 

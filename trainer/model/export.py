@@ -17,7 +17,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,7 +67,7 @@ from trainer.model.classifier import Classifier
 from trainer.model.encoder import Embedder, SentenceEncoder
 from trainer.model.heads import HeadModule, JointHead
 from trainer.settings import ClassifierSettings, ExportSettings
-from trainer.types import Example, Recommendation
+from trainer.types import Example, Label, Recommendation, Split
 from trainer.verifier import combining
 from trainer.verifier.crossencoder import PairEncoder, PairReader
 from trainer.verifier.pairs import RELATIONS, Relation
@@ -77,7 +77,7 @@ from trainer.verifier.vocabulary import count_tokens, trim
 MAX_DIFFERENCE = 1e-4
 MAX_BATCH = 128
 #: Occurrences from which on a word stays in a trimmed vocabulary; rarer ones are spelt in pieces.
-_SELDOM = 3
+_SELDOM = 4
 _SERVING = Path(__file__).parents[1] / "serving"
 _PARITY_TEXTS = (
     "Yes.",
@@ -400,7 +400,7 @@ def write_manifest(root: Path, manifest: Manifest) -> Manifest:
     """
     revision = fingerprint(manifest.model_dump(mode="json", exclude={"created_at", "version"}))[:8]
     manifest = manifest.model_copy(update={"version": f"{manifest.created_at:%Y%m%d}.{revision}"})
-    (root / MANIFEST).write_text(manifest.model_dump_json(indent=1, exclude_none=True) + "\n")
+    (root / MANIFEST).write_text(manifest.model_dump_json(exclude_none=True) + "\n")
     return manifest
 
 
@@ -408,7 +408,7 @@ def run(
     pack: Pack,
     recommendations: Sequence[Recommendation],
     models: Models,
-    validation: Sequence[Example],
+    examples: Mapping[Split, Sequence[Example]],
     vocabulary: Iterable[str],
     folder: RunFolder,
     settings: ExportSettings,
@@ -418,7 +418,7 @@ def run(
     """Run the stage; return what to say of it. The old package stays until the new one is complete.
 
     `vocabulary` is all text whose words the encoder must know, where it is trimmed. With a verifier the combination is
-    fitted here, on what the exported graphs give for `validation`.
+    fitted here, on what the exported graphs give for the validation split of `examples`.
     """
     task = progress.add_task("export: encoder", total=3)
     folder.root.mkdir(parents=True, exist_ok=True)
@@ -451,7 +451,14 @@ def run(
         manifest = build_manifest(root, pack, recommendations, models, folder)
         if models.verifier is not None:
             progress.update(task, description="export: combination, on what the graphs give")
-            combined = combining.fit_served(ModelPackage(root, manifest), validation, classifier_settings)
+            rules = {r.id: r.text for r in recommendations}
+            scoped = [e for e in examples[Split.TRAIN] if e.recommendation is not None]
+            weighing = combining.weigh_claims(
+                [(rules[str(e.recommendation)], e.text) for e in scoped], [e.label is Label.UNSAFE for e in scoped]
+            )
+            combined = combining.fit_served(
+                ModelPackage(root, manifest), examples[Split.VALIDATION], weighing, classifier_settings
+            )
             combining.save(combined, folder)
             manifest = manifest.model_copy(update={"combination": combined.spec})
             summary |= combined.report

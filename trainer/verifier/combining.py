@@ -1,7 +1,8 @@
 """Fit how alignment, verifier, encoder and structured claims become one probability, and where it flags.
 
-Everything here learns from the validation split, which neither encoder nor verifier has trained on. The regressions see
-in-scope and out-of-scope statements, so a score is a probability on a mixture like the stream's. Thresholds are chosen
+Everything here but the weighing of structured claims learns from the validation split, which neither encoder nor
+verifier has trained on. The score is the probability that a statement in scope contradicts; a second regression, which
+sees statements out of scope as well, decides what is in scope. Thresholds are chosen
 on scores out of fold, by family, with the policy of the classifier.
 """
 
@@ -36,6 +37,10 @@ from trainer.settings import ClassifierSettings
 from trainer.types import Example
 
 Doubles = NDArray[np.float64]
+#: What says whether a statement in scope contradicts.
+UNSAFE_FEATURES = ("verifier", "encoder", "claims")
+#: Inverse L2 strength of the regression on structured readings.
+_CLAIMS_C = 0.03
 #: Pairs verified between two steps of the progress bar.
 _SLICE = 1024
 COMBINATION = "combination.json"
@@ -71,12 +76,13 @@ async def read_served(
     *,
     most: int,
     mass: float,
+    weighing: LogisticSpec,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Read:
     """Read statements beside their likeliest recommendations through the package's own graphs.
 
     All of them, where `monitor.assessment` reads those only that may be about a recommendation. `most` and `mass` say
-    how many are tried, see `CombinationSpec`.
+    how many are tried, see `CombinationSpec`, and `weighing` is its `claims`.
     """
     manifest = package.manifest
     alignment = Alignment(manifest)
@@ -98,11 +104,29 @@ async def read_served(
         np.concatenate(found).astype(np.float64) if found else np.zeros((0, 2)),
         [claims.read(rule) for rule in rules],
         [claims.read(text) for text in texts],
+        weighing,
     )
     return Read(readings, candidates, alignment.ids)
 
 
-def fit_served(package: ModelPackage, validation: Sequence[Example], settings: ClassifierSettings) -> Combined:
+def weigh_claims(pairs: Sequence[tuple[str, str]], unsafe: Sequence[bool]) -> LogisticSpec:
+    """Fit what structured readings are worth: on (recommendation, statement) pairs that belong together.
+
+    Features that never vary have no weight. From training statements, of which there are many more than of validation.
+    """
+    known: dict[str, claims.Claim] = {}
+    rows = []
+    for rule, text in pairs:
+        if rule not in known:
+            known[rule] = claims.read(rule)
+        rows.append(claims.compare(known[rule], claims.read(text)).features)
+    features = np.array(rows, dtype=np.float64).reshape(len(rows), len(claims.FEATURES))
+    return _logistic(features, np.array(unsafe, dtype=bool), claims.FEATURES, claims.FEATURES, _CLAIMS_C)
+
+
+def fit_served(
+    package: ModelPackage, validation: Sequence[Example], weighing: LogisticSpec, settings: ClassifierSettings
+) -> Combined:
     """Fit the combination of a package that has none yet, on what its graphs give.
 
     Raises:
@@ -122,17 +146,20 @@ def fit_served(package: ModelPackage, validation: Sequence[Example], settings: C
                 [e.text for e in validation],
                 most=settings.candidates,
                 mass=settings.candidate_mass,
+                weighing=weighing,
             )
         finally:
             await scorer.close()
             await verifier.close()
 
-    return fit(asyncio.run(read()), validation, settings)
+    return fit(asyncio.run(read()), validation, weighing, settings)
 
 
-def _logistic(features: Doubles, target: NDArray[np.bool_], names: Sequence[str], c: float) -> LogisticSpec:
-    """Fit a regression on standardised features; the scale is in the weights."""
-    columns = [FEATURES.index(name) for name in names]
+def _logistic(
+    features: Doubles, target: NDArray[np.bool_], names: Sequence[str], among: Sequence[str], c: float
+) -> LogisticSpec:
+    """Fit a regression on the columns `names` of features called `among`; the scale of each is in its weight."""
+    columns = [among.index(name) for name in names]
     own = features[:, columns]
     scaler = StandardScaler().fit(own)
     scale = np.where(own.std(axis=0) < 1e-9, np.inf, scaler.scale_)  # what never varies has nothing to say
@@ -153,7 +180,7 @@ class Combined:
     report: dict[str, Any]
 
 
-def fit(read_: Read, examples: Sequence[Example], settings: ClassifierSettings) -> Combined:
+def fit(read_: Read, examples: Sequence[Example], weighing: LogisticSpec, settings: ClassifierSettings) -> Combined:
     """Fit the regressions and thresholds on validation statements, in scope and out.
 
     Raises:
@@ -169,15 +196,18 @@ def fit(read_: Read, examples: Sequence[Example], settings: ClassifierSettings) 
     features = read_.features
     folds = held_out_folds(unsafe, groups, settings.folds, settings.seed)
 
-    def out_of_fold(target: NDArray[np.bool_], names: Sequence[str], c: float) -> Doubles:
+    def out_of_fold(target: NDArray[np.bool_], names: Sequence[str], among: NDArray[np.bool_], c: float) -> Doubles:
         result = np.zeros(len(examples))
         for rest, part in folds:
-            result[part] = apply(_logistic(features[rest], target[rest], names, c), features[part])
+            own = rest[among[rest]]
+            result[part] = apply(_logistic(features[own], target[own], names, FEATURES, c), features[part])
         return result
 
-    tried = {c: out_of_fold(unsafe, FEATURES, c) for c in settings.combination_c}
-    best = min(tried, key=lambda c: log_loss(unsafe, tried[c]))
-    p, scope = tried[best], out_of_fold(inside, SCOPE_FEATURES, 1.0)
+    everything = np.ones(len(examples), dtype=bool)
+    # What contradicts is learnt from statements in scope only: of the others no relation to the guideline is known.
+    tried = {c: out_of_fold(unsafe, UNSAFE_FEATURES, inside, c) for c in settings.combination_c}
+    best = min(tried, key=lambda c: log_loss(unsafe[inside], tried[c][inside]))
+    p, scope = tried[best], out_of_fold(inside, SCOPE_FEATURES, everything, 1.0)
     p, scope = np.round(p, 4), np.round(scope, 4)
     least = round(float(min(np.quantile(scope[inside], 1 - settings.in_scope_recall), 0.5)), 4)
     served = np.where(scope < least, NOT_JUDGED, p)
@@ -189,8 +219,9 @@ def fit(read_: Read, examples: Sequence[Example], settings: ClassifierSettings) 
         candidates=settings.candidates,
         mass=settings.candidate_mass,
         verify_from=round(float(min(np.quantile(p_in, (1 - settings.in_scope_recall) / 2), 0.5)), 4),
-        unsafe=_logistic(features, unsafe, FEATURES, best),
-        scope=_logistic(features, inside, SCOPE_FEATURES, 1.0),
+        claims=weighing,
+        unsafe=_logistic(features[inside], unsafe[inside], UNSAFE_FEATURES, FEATURES, best),
+        scope=_logistic(features, inside, SCOPE_FEATURES, FEATURES, 1.0),
         thresholds=Thresholds(unsafe=flag, review=review, in_scope=least),
     )
     mixture = read_.readings.mixture()

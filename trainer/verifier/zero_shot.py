@@ -31,7 +31,7 @@ from scipy.optimize import minimize
 from monitor import claims
 from monitor.combination import choose_candidates, gather
 from monitor.errors import ConfigurationError
-from monitor.package import OUT_OF_SCOPE, CombinationSpec, LinearHead, softmax
+from monitor.package import OUT_OF_SCOPE, CombinationSpec, LinearHead, LogisticSpec, softmax
 from trainer.artifacts import write_json
 from trainer.errors import CorpusError
 from trainer.model.encoder import Embedder, Floats
@@ -270,6 +270,7 @@ def read_with(
     guidelines: Sequence[Guideline],
     likeness: Likeness,
     settings: ClassifierSettings,
+    weighing: LogisticSpec,
     advance: Callable[[int], None] = lambda _: None,
 ) -> combining.Read:
     """Read the statements of all guidelines beside their likeliest recommendations, as a package would.
@@ -294,7 +295,7 @@ def read_with(
     stated, read = [claims.read(text) for text in texts], [claims.read(rule) for rule in rules]
     even = np.full(len(texts), _EVEN)
     return combining.Read(
-        gather(aligned, aligned.sum(axis=1), even, candidates, found, read, stated), candidates, rules
+        gather(aligned, aligned.sum(axis=1), even, candidates, found, read, stated, weighing), candidates, rules
     )
 
 
@@ -336,7 +337,13 @@ def fit_generic(
     guidelines = pseudo_guidelines(pairs, embedder, most=most)
     likeness = fit_likeness(guidelines)
     examples = [e for own in guidelines for e in own.examples]
-    combined = combining.fit(read_with(reader, guidelines, likeness, settings, advance), examples, settings)
+    held_out = {rule for own in guidelines for rule in own.rules}
+    known = [p for p in pairs if p.relation is not Relation.NEUTRAL and p.premise not in held_out]
+    weighing = combining.weigh_claims(
+        [(p.premise, p.hypothesis) for p in known], [p.relation is Relation.CONTRADICTS for p in known]
+    )
+    read = read_with(reader, guidelines, likeness, settings, weighing, advance)
+    combined = combining.fit(read, examples, weighing, settings)
     made = {
         "guidelines": len(guidelines),
         "recommendations": sum(len(own.rules) for own in guidelines),
