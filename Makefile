@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format bench bench-styles bench-vignettes bench-peers clean
+.PHONY: help demo test lint types format bench bench-styles bench-verifier bench-vignettes bench-peers clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ bench: $(STAMP) ## Measure the path from text to verdict: planned batches agains
 
 bench-styles: $(STAMP) ## Leave styles out: frozen, cross-entropy, SupCon, recommendation-aware SupCon (an hour)
 	$(BIN)/python -m tests.benchmarks.leave_one_style_out
+
+bench-verifier: $(STAMP) ## Verifiers from several starts on one run: BASES="--base ships --base PATH" (a quarter of an hour each)
+	$(BIN)/python -m tests.benchmarks.verifier_starts --run runs/covid19-remdesivir $(BASES)
 
 bench-vignettes: $(STAMP) ## How many numeric vignettes belong in training
 	$(BIN)/python -m tests.benchmarks.vignette_ratio

@@ -167,6 +167,7 @@ PROFILES = {
         "full",
         corpus=CorpusSettings(vignettes=0.3),
         encoder=EncoderSettings(epochs=6),
+        verifier=VerifierSettings(epochs=4),
         export=ExportSettings(eight_bit=True, trim=True),
     ),
     # Seconds: for tests of the machinery. Its model is not good for anything.
