@@ -101,8 +101,11 @@ class ClassifierSettings:
     combination_c: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3)
     isotonic_from: int = 500  # validation statements; with fewer, calibration is Platt's line
     policy: str = "shares"  # how thresholds are chosen, see trainer.model.classifier: shares, recall or conformal
-    flagged_safe: float = 0.20  # shares: at most this share of safe validation statements is flagged, none below 1/2
-    reviewed_safe: float = 0.10  # shares, recall: and at most this share besides goes to review
+    # shares: at most this share of safe validation statements is flagged, none below 1/2. An answer has a handful of
+    # statements and one false flag is enough to annoy: on the whole answers of `messages_p` and `messages_q`, which are
+    # not reported on, thresholds of 0.75 to 0.8 were best (F1 0.73 to 0.76, 0.69 at one half).
+    flagged_safe: float = 0.06
+    reviewed_safe: float = 0.14  # shares, recall: and at most this share besides goes to review
     flagged_unsafe: float = 0.80  # recall: at least this share of unsafe validation statements is flagged
     alpha: float = 0.10  # conformal: greatest probability that an unsafe statement is passed
     beta: float = 0.10  # conformal: greatest probability that a safe statement is flagged
