@@ -67,7 +67,8 @@ async def test_the_graph_gives_what_the_trained_verifier_gives(verified_package:
     alone = np.concatenate([await served.verify([pair]) for pair in PAIRS])
     await served.close()
     columns = [RELATIONS.index(Relation.CONTRADICTS), RELATIONS.index(Relation.NEUTRAL)]
-    np.testing.assert_allclose(found, expected[:, columns], atol=1e-4)
+    # In training some CPUs multiply in bfloat16.
+    np.testing.assert_allclose(found, expected[:, columns], atol=2e-3)
     np.testing.assert_allclose(found, alone, atol=1e-5)
     assert len({*map(tuple, found.round(4).tolist())}) == len(PAIRS)
 
