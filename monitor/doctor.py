@@ -118,7 +118,8 @@ async def _triton(settings: Settings) -> str:
 
 
 async def _services(settings: Settings) -> list[Finding]:
-    if importlib.util.find_spec("faust") is None:
+    # Faust replaces itself by a module without a specification once it is imported.
+    if "faust" not in sys.modules and importlib.util.find_spec("faust") is None:
         return [Finding("services", False, "not asked: the extra `monitor` is not installed", needed=False)]
     kafka = await _answers(
         "kafka", settings.kafka_bootstrap, lambda: _kafka(settings), "set GUARDLINE_KAFKA_BOOTSTRAP, or start a broker"

@@ -22,7 +22,7 @@ def test_every_recommendation_has_a_pair_in_either_direction(start: str) -> None
 def test_the_two_statements_of_a_pair_are_nearly_the_same() -> None:
     shared = [SequenceMatcher(None, p.right.lower().split(), p.wrong.lower().split()).ratio() for p in PAIRS]
     assert all(p.right != p.wrong for p in PAIRS)
-    assert min(shared) > 0.55, PAIRS[shared.index(min(shared))]
+    assert min(shared) > 0.4, PAIRS[shared.index(min(shared))]
 
 
 def test_no_statement_is_of_the_corpus_or_the_guideline() -> None:

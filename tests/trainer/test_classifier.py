@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from monitor.alignment import Alignment
+from monitor.assessment import Assessment
 from monitor.errors import ConfigurationError
 from monitor.package import OUT_OF_SCOPE, LinearHead
 from monitor.policy import judge
@@ -222,12 +222,16 @@ def test_served_scores_are_what_the_monitor_judges(data: tuple, fitted: Classifi
     manifest = SimpleNamespace(
         alignment=found.alignment,
         category=found.category,
-        recommendations=[],
+        recommendations=[
+            SimpleNamespace(id=name, section="1", text=name) for name in found.alignment.classes if name != OUT_OF_SCOPE
+        ],
+        combination=None,
         guideline=SimpleNamespace(id="g", version="1"),
     )
     scores = ModelScores(vectors, found.joint.p_unsafe(vectors).astype(np.float32))
     limits = Thresholds(unsafe=found.unsafe, review=found.review, in_scope=found.in_scope)
-    verdicts = [judge(score, limits) for score in Alignment(manifest).read(scores)]
+    assessment = Assessment(manifest, SimpleNamespace(), None)
+    verdicts = [judge(score, limits) for score in assessment._fast(assessment.alignment.align(vectors), scores)]
     own, _ = served(found, vectors, examples)
     assert (own == NOT_JUDGED).any()
     expected = np.select(

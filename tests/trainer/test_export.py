@@ -27,8 +27,9 @@ from trainer.guideline.guidelines import scope_terms
 from trainer.model import classifier, export
 from trainer.model.classifier import Classifier
 from trainer.model.encoder import Embedder, load_pretrained, load_trained
-from trainer.model.export import MAX_BATCH, ServedEncoder, parity, to_onnx, triton_config
+from trainer.model.export import MAX_BATCH, Graph, Models, encoder_graph, parity, to_onnx, triton_config, write_graph
 from trainer.model.heads import Hidden, JointHead
+from trainer.settings import ExportSettings
 from trainer.types import Recommendation
 
 HIDDEN = 32
@@ -40,15 +41,15 @@ def joint(seed: int = 1, rules: int = 3) -> JointHead:
 
 
 @pytest.fixture(scope="module")
-def served(tiny_bert: Path) -> tuple[ServedEncoder, Any]:
+def served(tiny_bert: Path) -> Graph:
     model, tokenizer = load_pretrained(str(tiny_bert))
-    return ServedEncoder(model, joint()).eval(), tokenizer
+    return encoder_graph(model, joint(), tokenizer, 64)
 
 
 @pytest.fixture(scope="module")
-def graph(served: tuple, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def graph(served: Graph, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    to_onnx(served[0], path)
+    to_onnx(served, path)
     return path
 
 
@@ -88,8 +89,8 @@ def test_the_graph_has_the_tensors_of_the_contract(graph: Path) -> None:
 
 
 @pytest.mark.parametrize(("batch", "tokens"), [(1, 2), (1, 9), (5, 40), (64, 3), (130, 17)])
-def test_the_graph_equals_torch(served: tuple, graph: Path, batch: int, tokens: int) -> None:
-    model, _ = served
+def test_the_graph_equals_torch(served: Graph, graph: Path, batch: int, tokens: int) -> None:
+    model = served.module
     rng = np.random.default_rng(batch)
     ids = torch.from_numpy(rng.integers(5, 100, size=(batch, tokens)))
     lengths = torch.from_numpy(rng.integers(1, tokens + 1, size=batch))
@@ -121,37 +122,45 @@ def test_the_graph_gives_calibrated_probabilities_of_its_embedding(graph: Path) 
     assert p.std() > 0.01
 
 
-def test_parity_of_the_own_graph(served: tuple, graph: Path) -> None:
-    model, tokenizer = served
-    assert 0 <= parity(model, graph, tokenizer, 64) < 1e-4
+def test_parity_of_the_own_graph(served: Graph, graph: Path) -> None:
+    assert 0 <= parity(served, graph) < 1e-4
 
 
-def test_parity_refuses_the_graph_of_another_model(served: tuple, graph: Path) -> None:
-    model, tokenizer = served
+def of_another(served: Graph, head: JointHead) -> Graph:
+    return encoder_graph(served.module.encoder, head, served.tokenizer, 64)
+
+
+def test_parity_refuses_the_graph_of_another_model(served: Graph, graph: Path) -> None:
     with pytest.raises(ParityError, match="differs from the trained model"):
-        parity(ServedEncoder(model.encoder, joint(seed=2)), graph, tokenizer, 64)
+        parity(of_another(served, joint(seed=2)), graph)
     with pytest.raises(ParityError):
-        parity(ServedEncoder(model.encoder, replace(joint(), intercept=-0.29)), graph, tokenizer, 64)
+        parity(of_another(served, replace(joint(), intercept=-0.29)), graph)
 
 
-def test_parity_refuses_what_is_no_number(served: tuple, graph: Path) -> None:
-    model, tokenizer = served
-    with pytest.raises(ParityError, match="nan"):
-        parity(ServedEncoder(model.encoder, replace(joint(), intercept=float("nan"))), graph, tokenizer, 64)
+def test_parity_refuses_what_is_no_number(served: Graph, graph: Path) -> None:
+    with pytest.raises(ParityError, match="NaN"):
+        parity(of_another(served, replace(joint(), intercept=float("nan"))), graph)
 
 
 def test_another_architecture_exports_too(tiny_modernbert: Path, tmp_path: Path) -> None:
     model, tokenizer = load_pretrained(str(tiny_modernbert))
-    served = ServedEncoder(model, joint()).eval()
-    assert export._write_repository(tmp_path, served, tokenizer, 200) < 1e-4
+    assert write_graph(tmp_path, encoder_graph(model, joint(), tokenizer, 200)) < 1e-4
+
+
+def test_eight_bits_are_a_smaller_graph_of_the_same_model(served: Graph, tmp_path: Path) -> None:
+    whole, small = write_graph(tmp_path / "a", served), write_graph(tmp_path / "b", served, eight_bit=True)
+    assert whole < 1e-4 < small < 0.2
+    sizes = [(tmp_path / folder / "encoder" / "1" / "model.onnx").stat().st_size for folder in "ab"]
+    assert sizes[1] < 0.7 * sizes[0]
 
 
 # Triton
 
 
 @pytest.mark.parametrize("gpu", [True, False])
-def test_triton_config(gpu: bool) -> None:
-    config = text_format.Parse(triton_config(384, "0a1b", gpu=gpu), model_config_pb2.ModelConfig())
+def test_triton_config(served: Graph, gpu: bool) -> None:
+    graph = replace(served, shapes=((384,), ()))
+    config = text_format.Parse(triton_config(graph, "0a1b", gpu=gpu), model_config_pb2.ModelConfig())
     group = model_config_pb2.ModelInstanceGroup
     assert config.name == "encoder"
     assert config.backend == ("onnxruntime" if gpu else "python")
@@ -257,7 +266,7 @@ def shorter(head: str) -> Callable[[dict], None]:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda m: m.update(schema_version=SCHEMA_VERSION + 1), f"manifest schema {SCHEMA_VERSION + 1}"),
+        (lambda m: m.update(schema_version=7), "manifest schema 7, this monitor reads 1 and 2"),
         (lambda m: m.pop("thresholds"), "thresholds: Field required"),
         (lambda m: m["thresholds"].update(unsafe=1.5), "thresholds.unsafe: "),
         (lambda m: m["encoder"].update(dimension=0), "encoder.dimension: "),
@@ -297,7 +306,7 @@ def export_again(tmp_path: Path, toy_run: SimpleNamespace, monkeypatch: pytest.M
     """Return a function that runs the stage on a copy of the toy run; the graph is the toy run's, to save time."""
     folder = RunFolder(Path(shutil.copytree(toy_run.folder.root, tmp_path / "run")))
     source = toy_run.folder.package / "encoder" / "1" / "model.onnx"
-    monkeypatch.setattr(export, "to_onnx", lambda model, path, **_: shutil.copy(source, path))
+    monkeypatch.setattr(export, "to_onnx", lambda graph, path, **_: shutil.copy(source, path))
 
     def run(fitted: Classifier | None = None, embedder: Embedder | None = None) -> RunFolder:
         model, tokenizer = load_trained(folder)
@@ -305,7 +314,10 @@ def export_again(tmp_path: Path, toy_run: SimpleNamespace, monkeypatch: pytest.M
         rows = read_rows(folder.recommendations, Recommendation)
         fitted = fitted or classifier.load(folder)
         with Progress(disable=True) as progress:
-            export.run(toy_run.pack, rows, own, tokenizer, fitted, folder, "base", 64, progress)
+            models = Models(own, tokenizer, "base", fitted)
+            export.run(
+                toy_run.pack, rows, models, {}, [], folder, ExportSettings(), toy_run.settings.classifier, progress
+            )
         return folder
 
     return run
@@ -375,9 +387,9 @@ def test_a_hidden_layer_and_a_calibration_table_go_into_the_graph(tiny_bert: Pat
         knots=((-2.0, -3.0), (-0.4, 0.1), (0.3, 0.2), (2.0, 5.0)),
     )
     encoder, tokenizer = load_pretrained(str(tiny_bert))
-    model = ServedEncoder(encoder, own).eval()
-    export.to_onnx(model, tmp_path / "model.onnx", fused=fused)
-    assert export.parity(model, tmp_path / "model.onnx", tokenizer, 64) < 1e-4
+    graph = encoder_graph(encoder, own, tokenizer, 64)
+    to_onnx(graph, tmp_path / "model.onnx", fused=fused)
+    assert parity(graph, tmp_path / "model.onnx") < 1e-4
     ids = torch.randint(5, 100, (9, 12), generator=torch.Generator().manual_seed(1))
     embeddings, p = run_graph(tmp_path / "model.onnx", ids, torch.ones_like(ids))
     np.testing.assert_allclose(p, own.p_unsafe(embeddings), atol=1e-4)

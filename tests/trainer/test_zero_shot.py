@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor.check import check_lines
-from monitor.combination import FEATURES
 from monitor.errors import ConfigurationError
 from monitor.factory import build_screening
 from monitor.memory import MemoryStore
@@ -25,6 +24,7 @@ from trainer.guideline.guidelines import Pack
 from trainer.model.encoder import Embedder, load_pretrained
 from trainer.types import Example, Label, Recommendation
 from trainer.verifier import shipped, zero_shot
+from trainer.verifier.combining import UNSAFE_FEATURES
 from trainer.verifier.crossencoder import PairReader, load
 from trainer.verifier.pairs import Pair, Relation
 from trainer.verifier.pretraining import split
@@ -154,7 +154,7 @@ def test_too_few_topics_are_refused(embedder: Embedder) -> None:
 
 def test_the_encoder_has_no_weight_in_the_generic_combination(generic: Generic) -> None:
     weights = dict(zip(generic.spec.unsafe.features, generic.spec.unsafe.weights, strict=True))
-    assert tuple(weights) == FEATURES
+    assert tuple(weights) == UNSAFE_FEATURES
     assert weights["encoder"] == 0
     assert 0.5 <= generic.spec.thresholds.unsafe <= 1
     assert generic.spec.thresholds.review <= generic.spec.thresholds.unsafe

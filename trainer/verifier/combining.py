@@ -160,6 +160,9 @@ def _logistic(
 ) -> LogisticSpec:
     """Fit a regression on the columns `names` of features called `among`; the scale of each is in its weight."""
     columns = [among.index(name) for name in names]
+    if len(set(target.tolist())) < 2:
+        # A fold of a small corpus can be all of one kind: nothing to learn, and no certainty either.
+        return LogisticSpec(features=list(names), weights=[0.0] * len(names), intercept=2.0 if target.any() else -2.0)
     own = features[:, columns]
     scaler = StandardScaler().fit(own)
     scale = np.where(own.std(axis=0) < 1e-9, np.inf, scaler.scale_)  # what never varies has nothing to say
@@ -241,13 +244,13 @@ def fit(read_: Read, examples: Sequence[Example], weighing: LogisticSpec, settin
 
 
 def save(combined: Combined, folder: RunFolder) -> None:
-    """Write the combination beside the classifier."""
+    """Write the combination, and what it does on the validation split."""
     write_json(
-        folder.classifier / COMBINATION, {"spec": combined.spec.model_dump(mode="json"), "validation": combined.report}
+        folder.root / COMBINATION, {"spec": combined.spec.model_dump(mode="json"), "validation": combined.report}
     )
 
 
 def load(folder: RunFolder) -> CombinationSpec | None:
     """Return the run's combination; None where the run has no verifier."""
-    file = folder.classifier / COMBINATION
+    file = folder.root / COMBINATION
     return CombinationSpec.model_validate(json.loads(file.read_text())["spec"]) if file.exists() else None
