@@ -27,7 +27,6 @@ from monitor.policy import gravest, judge
 from monitor.records import ModelReference, Thresholds
 from monitor.scope import ScopeGate
 from monitor.segmentation import segment
-from monitor.text import normalise
 from monitor.types import Message, MessageVerdict, Statement, StatementScore, StatementVerdict, Verdict
 
 _log = structlog.get_logger(__name__)
@@ -152,7 +151,9 @@ class Screening:
 
     def _prepare_one(self, message: Message) -> _Prepared:
         statements = segment(message.text)
-        if not self._gate.concerns(normalise(message.text)):
+        # Statement by statement: one pass of a regular expression over megabytes would hold the interpreter for
+        # seconds, and the worker's heartbeat with it.
+        if not any(self._gate.concerns(statement.normalised) for statement in statements):
             return _Prepared(message, statements, [None] * len(statements), [Verdict.OUT_OF_SCOPE] * len(statements))
         readings: list[Reading | None] = []
         fixed: list[Verdict | None] = []

@@ -9,7 +9,6 @@ on scores out of fold, by family, with the policy of the classifier.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -248,9 +247,3 @@ def save(combined: Combined, folder: RunFolder) -> None:
     write_json(
         folder.root / COMBINATION, {"spec": combined.spec.model_dump(mode="json"), "validation": combined.report}
     )
-
-
-def load(folder: RunFolder) -> CombinationSpec | None:
-    """Return the run's combination; None where the run has no verifier."""
-    file = folder.root / COMBINATION
-    return CombinationSpec.model_validate(json.loads(file.read_text())["spec"]) if file.exists() else None
