@@ -1,9 +1,11 @@
 """From a Kafka topic of LLM outputs to flags: the part of Guardline that runs all day.
 
 The path of a message, file by file: `intake` (bytes to message) -> `segmentation` and `text` (statements with exact
-offsets) -> `scope` (could it concern the guideline?) -> `screening` (scores, cached and batched, from `onnx_scorer` or
-`triton`) -> `policy` (pure: scores to verdicts) -> `records` (events) -> `publisher`. `agents` drives it from Faust,
-`app` puts the parts together, `check` runs the same path without a broker.
+offsets, `disguise` undone) -> `scope` and `language` (could it concern the guideline, can it be read?) -> `context` and
+`assertion` (what a statement lacks, what its author asserts) -> `screening` (cache, batches) -> `assessment` (`encoding`
+over `onnx_scorer` or `triton`: encoder, `alignment`, verifier; `claims` read; all put together in `combination`) ->
+`policy` (pure: scores to verdicts) -> `records` (events) -> `publisher`. `agents` drives it from Faust, `app` puts the
+parts together, `check` runs the same path without a broker. `default_package` is the model that ships.
 """
 
 import os

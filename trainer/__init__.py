@@ -5,6 +5,7 @@ One package per part of the way, one artefact of the run folder between neighbou
     guideline     packs, documents -> recommendations (`guidelines`) -> passages (`retrieval`) -> `summaries`
     llm           language models behind one port: providers, batches, recorded completions, costs, prompts
     statements    `generation` and recorded completions -> checked statements, vignettes, splits (`assembly`)
+    verifier      `pairs` on other topics -> `pretraining`; statements beside recommendations -> `stage`; `combining`
     model         `contrastive` fine-tuning -> `classifier` (head, calibration, thresholds) -> `export` (ONNX, Triton)
     evaluation    the exported package against the frozen encoder (`stage`), `suites`, `report`, `modelcard`
 
