@@ -16,7 +16,6 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_settings import PydanticBaseSettingsSource
 
-from monitor.package import ENCODER
 from monitor.settings import Settings
 
 Tree = dict[str, Any]
@@ -424,19 +423,19 @@ def dockerfiles(d: Deployment) -> Iterator[str]:
 
 
 def model(d: Deployment) -> Iterator[str]:
-    """Triton and the monitor read the one package that the trainer writes; Triton loads its encoder on a GPU."""
+    """Triton and the monitor read the one package that the trainer writes; Triton loads its models on a GPU."""
     services = _services(d)
     servers = _runs_on(services, "tritonserver")
     monitor = services.get("monitor", {})
     package = str(monitor.get("environment", {}).get("GUARDLINE_MODEL"))
     url = str(monitor.get("environment", {}).get("GUARDLINE_TRITON_URL"))
     for name, server in servers.items():
-        if _option(server, "load-model") != ENCODER:
-            yield f"{name}: loads {_option(server, 'load-model')}, the package's model is {ENCODER}"
+        if _option(server, "load-model") != "*":
+            yield f"{name}: loads {_option(server, 'load-model')}, the package's models are encoder and verifier"
         if _option(server, "model-control-mode") != "explicit":
             yield f"{name}: loads every model it finds"
-        if f"/v2/models/{ENCODER}/ready" not in " ".join(strings(server.get("healthcheck", {}))):
-            yield f"{name}: its health check does not ask for {ENCODER}"
+        if "/v2/health/ready" not in " ".join(strings(server.get("healthcheck", {}))):
+            yield f"{name}: its health check does not ask whether its models are loaded"
         if _option(server, "model-repository") != package:
             yield f"{name}: serves {_option(server, 'model-repository')}, the monitor reads {package}"
         if url != f"{name}:{_option(server, 'grpc-port')}":
@@ -447,6 +446,8 @@ def model(d: Deployment) -> Iterator[str]:
     if not servers:
         yield "no service is a Triton"
     trainer = services.get("trainer", {})
+    if "fp32" not in _command(trainer):
+        yield "trainer: makes a package of eight bits, which is for CPUs"
     if f"{_option(trainer, 'run')}/package" != package:
         yield f"trainer: writes {_option(trainer, 'run')}, the monitor reads {package}"
     readers = {"monitor": monitor, **servers}
