@@ -118,7 +118,7 @@ def load_answers() -> list[Answer]:
 
 def _train(console: Console) -> None:
     console.print(
-        "No evaluated model yet: training one from the guideline (quick profile, about five minutes on two cores).\n"
+        "No evaluated model yet: training one from the guideline (quick profile, about ten minutes on two cores).\n"
     )
     result = subprocess.run([sys.executable, "-m", "monitor", "train", "--profile", "quick"], check=False)
     if result.returncode:

@@ -154,7 +154,7 @@ class TrainSettings:
 
 
 PROFILES = {
-    # `make demo`: at most six minutes in all on two cores, whatever their speed.
+    # `make demo`: training of the encoder ends by the clock, whatever the speed of the machine.
     "quick": TrainSettings(
         "quick",
         corpus=CorpusSettings(embedding_duplicates=False),
