@@ -265,6 +265,13 @@ class SubBatch:
     attention_mask: Tensor
 
 
+def grouped_by_length(rows: Sequence[Sequence[int]], size: int, where: torch.device) -> list[SubBatch]:
+    """Return sub-batches of at most `size` rows, each of token ids; rows of similar length go together."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    parts = [order[start : start + size] for start in range(0, len(order), size)]
+    return [SubBatch(part, *padded([rows[i] for i in part], where)) for part in parts]
+
+
 class Embedder:
     """Encodes texts with length-grouped sub-batches; differentiable."""
 
@@ -292,12 +299,7 @@ class Embedder:
         for encoding in self._tokenizer.encode_batch(list(texts)):
             ids = encoding.ids
             rows.append(ids if len(ids) <= self.max_length else [*ids[: self.max_length - 1], ids[-1]])
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        result = []
-        for start in range(0, len(order), self._sub_batch):
-            chosen = order[start : start + self._sub_batch]
-            result.append(SubBatch(chosen, *padded([rows[i] for i in chosen], self._where)))
-        return result
+        return grouped_by_length(rows, self._sub_batch, self._where)
 
     def encode(self, part: SubBatch) -> Tensor:
         """Return fp32 [rows, dim] of one sub-batch; differentiable."""

@@ -64,7 +64,7 @@ from trainer.errors import ParityError
 from trainer.guideline.guidelines import Pack, scope_terms
 from trainer.model.calibration import CalibrationModule
 from trainer.model.classifier import Classifier
-from trainer.model.encoder import Embedder, SentenceEncoder
+from trainer.model.encoder import Embedder, SentenceEncoder, padded
 from trainer.model.heads import HeadModule, JointHead
 from trainer.settings import ClassifierSettings, ExportSettings
 from trainer.types import Example, Label, Recommendation, Split
@@ -182,12 +182,7 @@ def to_onnx(graph: Graph, path: Path, *, fused: bool = True) -> None:
 
 def _tensors(graph: Graph, texts: Sequence[Any]) -> tuple[Tensor, Tensor]:
     rows = [encoding.ids[: graph.max_length] for encoding in graph.tokenizer.encode_batch(list(texts))]
-    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = 1
-    return ids, mask
+    return padded(rows, torch.device("cpu"))
 
 
 def largest_difference(graph: Graph, path: Path) -> float:

@@ -30,7 +30,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from monitor.errors import ConfigurationError
 from trainer.artifacts import fresh_folder
-from trainer.model.encoder import SubBatch, device, from_hub, half_is_faster, padded, source_of
+from trainer.model.encoder import SubBatch, device, from_hub, grouped_by_length, half_is_faster, source_of
 from trainer.verifier.pairs import RELATIONS, Relation
 
 Floats = NDArray[np.float32]
@@ -266,12 +266,7 @@ class PairReader:
     def plan(self, pairs: Sequence[tuple[str, str]]) -> list[SubBatch]:
         """Tokenize (premise, hypothesis) pairs and group them by length."""
         rows = [encoding.ids for encoding in self.tokenizer.encode_batch(list(pairs))]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        parts = []
-        for start in range(0, len(order), self._sub_batch):
-            chosen = order[start : start + self._sub_batch]
-            parts.append(SubBatch(chosen, *padded([rows[i] for i in chosen], self._where)))
-        return parts
+        return grouped_by_length(rows, self._sub_batch, self._where)
 
     def encode(self, part: SubBatch) -> Tensor:
         """Return fp32 [rows, 3] of one sub-batch; differentiable."""

@@ -136,8 +136,7 @@ def run(
     encoder, tokenizer = crossencoder.load(settings.base)
     if isinstance(encoder, AlignedComparison):
         tokenizer = trim(encoder.model, tokenizer, small_vocabulary(tokenizer, pairs, corpus_texts(data.parent)))
-        separator = tokenizer.token_to_id("[SEP]")
-        encoder = AlignedComparison(encoder.model, int(separator or 0), crossencoder.special_ids(tokenizer))
+        encoder.retokenised(tokenizer)
     reader = PairReader(encoder, tokenizer)
     training, test = split(pairs)
     own = VerifierTraining(
