@@ -7,6 +7,7 @@ What is saved loads again here, in transformers and in sentence-transformers.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import time
@@ -211,9 +212,15 @@ def save(embedder: Embedder, base: str, path: Path) -> None:
 def processes() -> PartialState:
     """Return which of how many processes this is, and its device; the only one unless `accelerate launch` ran it.
 
-    Without CUDA it is the CPU, where several processes talk over gloo.
+    Without CUDA it is the CPU, where several processes talk over gloo. Their group is given up at exit: gloo's threads,
+    still running when the interpreter ends, would abort a process whose work is done ("terminate called without an
+    active exception").
     """
-    return PartialState(cpu=not torch.cuda.is_available())
+    known = bool(PartialState._shared_state)
+    state = PartialState(cpu=not torch.cuda.is_available())
+    if not known and state.num_processes > 1:
+        atexit.register(state.destroy_process_group)
+    return state
 
 
 def agreed(value: float) -> float:
