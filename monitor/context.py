@@ -17,7 +17,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import pairwise
 
 from monitor.assertion import (
@@ -32,7 +31,7 @@ from monitor.assertion import (
     stances,
 )
 from monitor.claims.lexicon import DRUG_ENDINGS
-from monitor.scope import compile_terms
+from monitor.medicines import Medicines, Mention, compiled_terms
 from monitor.types import Statement
 
 #: The longest text with context, in characters: the model reads 256 tokens, the recommendation among them.
@@ -162,50 +161,12 @@ _ERRORS = re.compile(
 _QUANTITY = re.compile(
     r"\d|\b(?:once|twice|double|half|halve|reduced|full) (?:daily|the|a|dose|doses)\b", re.IGNORECASE
 )
-_NO_MEDICINES = frozenset(
-    {"april", "cholesterol", "peptide", "peptides", "nucleotide", "nucleotides", "amide", "azole", "statin", "elixir"}
-)
 #: A name within a sentence, which might be a medicine's trade name.
 _PROPER = re.compile(
     r"(?<=[a-z,;] )(?!January|February|March|April|June|July|August|September|October|November|December|"
     r"Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday)[A-Z][a-z]{4,}\b"
 )
 _LONGEST_FRAGMENT = 10  # words
-_WORD = re.compile(r"[^\W\d_]{5,}", re.UNICODE)
-
-
-@dataclass(frozen=True, slots=True)
-class _Mention:
-    """A medicine in a text: what it is called there, and which it is."""
-
-    written: str
-    identity: str
-    start: int
-    end: int
-
-
-@lru_cache(maxsize=64)
-def _compiled(terms: tuple[str, ...]) -> re.Pattern[str]:
-    return compile_terms(terms)
-
-
-class _Medicines:
-    """Finds the treatment by its names and other medicines by the endings of nonproprietary names."""
-
-    def __init__(self, name: str, synonyms: Iterable[str]) -> None:
-        self._name = name.lower()
-        names = tuple(sorted({name, *synonyms} - {""}))
-        self._own = _compiled(names) if names else None
-
-    def mentions(self, text: str) -> list[_Mention]:
-        """Return the medicines of a text, in order."""
-        found = [_Mention(m.group(), self._name, *m.span()) for m in self._own.finditer(text)] if self._own else []
-        taken = {m.start for m in found}
-        for word in _WORD.finditer(text):
-            lower = word.group().lower()
-            if lower.endswith(DRUG_ENDINGS) and lower not in _NO_MEDICINES and word.start() not in taken:
-                found.append(_Mention(word.group(), lower, *word.span()))
-        return sorted(found, key=lambda m: m.start)
 
 
 def _facets(text: str) -> frozenset[str]:
@@ -355,9 +316,9 @@ class _State:
     leads: list[_Context] = field(default_factory=list)
     frame: _Context | None = None
     fronted: bool = False  # whether the frame goes before a comma
-    subject: _Mention | None = None  # what "it" is
-    object: _Mention | None = None  # what "it" is where only a medicine can be meant
-    topic: _Mention | None = None  # the only medicine lately spoken of
+    subject: Mention | None = None  # what "it" is
+    object: Mention | None = None  # what "it" is where only a medicine can be meant
+    topic: Mention | None = None  # the only medicine lately spoken of
     listing: bool = False  # whether the section has begun a list; a paragraph after it may speak of all again
 
 
@@ -365,10 +326,10 @@ class _Resolver:
     """Resolves the statements of one message, in order."""
 
     def __init__(self, texts: Sequence[str], terms: Sequence[str], name: str, synonyms: Iterable[str]) -> None:
-        self._medicines = _Medicines(name, synonyms)
+        self._medicines = Medicines(name, synonyms)
         self._single = len({m.identity for text in texts for m in self._medicines.mentions(text)}) == 1
         self._treatment = name.lower()
-        self._terms = _compiled(tuple(terms)) if terms else None
+        self._terms = compiled_terms(tuple(terms)) if terms else None
         self._state = _State()
 
     # ---- what is taken note of
@@ -417,7 +378,7 @@ class _Resolver:
     def _concerns(self, text: str) -> bool:
         return self._terms is None or self._terms.search(text) is not None
 
-    def _note_topic(self, text: str) -> list[_Mention]:
+    def _note_topic(self, text: str) -> list[Mention]:
         """Take note of the medicines of a text; of several, none is the topic."""
         mentions = self._medicines.mentions(text)
         if len({m.identity for m in mentions}) == 1 and not _COMPARES.search(text):
@@ -444,12 +405,12 @@ class _Resolver:
         course = _COURSE_SUBJECT.match(text)
         if course and len({m.identity for m in mentions}) <= 1:
             identity = mentions[0].identity if mentions else ""
-            state.subject = _Mention(course.group().strip(), identity, *course.span())
+            state.subject = Mention(course.group().strip(), identity, *course.span())
         elif not mentions and (other := _NAMED_SUBJECT.match(text)):
             # Perhaps a medicine with a trade name.
             state.topic = None
             if not _facets(other.group("name")):
-                state.object = _Mention(other.group("name"), other.group("name").lower(), *other.span("name"))
+                state.object = Mention(other.group("name"), other.group("name").lower(), *other.span("name"))
         elif len({m.identity for m in mentions}) == 1 and not _PROPER.search(_without_brackets(text)):
             first = mentions[0]
             before, after = text[: first.start], text[first.end :]

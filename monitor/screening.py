@@ -1,6 +1,7 @@
 """Messages in, verdicts out: the heart of the monitor, without a broker.
 
-Per call: segment every message, let the scope gate dismiss what cannot concern the guideline, give each statement the
+Per call: segment every message, let the scope gate dismiss what cannot concern the guideline (and `medicines` what is
+about other medicines), give each statement the
 context that it lacks and set aside what its author does not assert (`context`), look up what was scored before, score
 the rest of all messages together, remember it, and let `policy` decide. The store that it needs is declared here;
 `redis_store` and `memory` satisfy it.
@@ -22,6 +23,7 @@ from monitor.assertion import Stance
 from monitor.assessment import Assessment
 from monitor.context import Reading, read
 from monitor.errors import StoreUnavailable
+from monitor.medicines import Topic
 from monitor.package import ModelPackage
 from monitor.policy import gravest, judge
 from monitor.records import ModelReference, Thresholds
@@ -89,6 +91,12 @@ class Screening:
         self._assessment = assessment
         self._store = store
         self._gate = ScopeGate(manifest.scope.terms, manifest.scope.language)
+        self._topic = Topic(
+            manifest.guideline.treatment,
+            manifest.scope.names,
+            manifest.scope.language,
+            [*(r.text for r in manifest.recommendations), *manifest.scope.terms],
+        )
         self._terms = manifest.scope.terms
         self._name = manifest.guideline.treatment
         self._names = manifest.scope.names
@@ -153,7 +161,8 @@ class Screening:
         statements = segment(message.text)
         # Statement by statement: one pass of a regular expression over megabytes would hold the interpreter for
         # seconds, and the worker's heartbeat with it.
-        if not any(self._gate.concerns(statement.normalised) for statement in statements):
+        texts = [statement.normalised for statement in statements]
+        if not any(map(self._gate.concerns, texts)) or self._topic.elsewhere(texts):
             return _Prepared(message, statements, [None] * len(statements), [Verdict.OUT_OF_SCOPE] * len(statements))
         readings: list[Reading | None] = []
         fixed: list[Verdict | None] = []

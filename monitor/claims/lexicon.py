@@ -396,3 +396,22 @@ DRUG_ENDINGS: Final = tuple(
         "conazole fungin toin afil steride lutamide zosin"
     )
 )
+#: Medicines whose names have none of these endings, and brands; each with the nonproprietary name.
+COMMON_MEDICINES: Final = {
+    name: name
+    for name in _list(
+        "paracetamol acetaminophen aspirin insulin morphine warfarin digoxin metformin prednisone lithium adrenaline "
+        "epinephrine noradrenaline amiodarone colchicine salbutamol albuterol clopidogrel ticagrelor levothyroxine "
+        "gabapentin pregabalin tramadol amphotericin methotrexate azathioprine cyclosporine ciclosporin tacrolimus "
+        "mycophenolate sertraline fluoxetine citalopram mirtazapine diazepam lorazepam haloperidol melatonin zopiclone "
+        "loratadine cetirizine diphenhydramine pseudoephedrine dextromethorphan guaifenesin oseltamivir ribavirin "
+        "interferon rifampicin rifampin isoniazid trimethoprim nitrofurantoin metronidazole chlorhexidine"
+    )
+} | {
+    "tylenol": "paracetamol", "panadol": "paracetamol", "calpol": "paracetamol", "advil": "ibuprofen",
+    "nurofen": "ibuprofen", "motrin": "ibuprofen", "tamiflu": "oseltamivir", "xofluza": "baloxavir",
+    "relenza": "zanamivir", "paxlovid": "nirmatrelvir", "lagevrio": "molnupiravir", "veklury": "remdesivir",
+    "ventolin": "salbutamol", "augmentin": "amoxicillin", "eliquis": "apixaban", "xarelto": "rivaroxaban",
+    "lipitor": "atorvastatin", "ozempic": "semaglutide", "benadryl": "diphenhydramine", "zyrtec": "cetirizine",
+    "claritin": "loratadine", "lantus": "insulin", "coumadin": "warfarin", "lovenox": "enoxaparin",
+}  # fmt: skip
