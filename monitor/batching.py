@@ -12,11 +12,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """Limits of one batch. On a GPU raise `max_tokens` (16,384 and more)."""
+    """Limits of one batch, and of how batches come about (see `microbatching`). On a GPU raise `max_tokens`."""
 
-    max_tokens: int = 1024
-    max_padding: float = 0.10
+    max_tokens: int = 1024  # on a GPU 16,384 and more
+    max_padding: float = 0.10  # share of a batch
     max_rows: int = 128
+    window: int = 256  # rows planned together
+    wait: float = 0.002  # seconds that rows wait for company while the backend has nothing to do
+    in_flight: int = 2  # batches
+    room: int = 4096  # rows that wait at most; callers with more to hand in wait themselves
 
 
 def plan(lengths: Sequence[int], limits: BatchLimits) -> Iterator[list[int]]:

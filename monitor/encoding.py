@@ -1,7 +1,7 @@
 """From texts to scores through any backend that multiplies matrices.
 
-Tokenizing happens off the event loop, over-long texts are cut into windows, batches are planned with little padding,
-each is handed to a backend (`onnx_scorer` in-process, `triton` over gRPC), and the answers are put back in order.
+Tokenizing happens off the event loop, over-long texts are cut into windows, and `microbatching` runs them through a
+backend (`onnx_scorer` in-process, `triton` over gRPC) together with those of other callers.
 `TextEncoder` embeds and scores single texts: of a text of several windows the most unsafe one counts, so nothing is cut
 off silently. `PairVerifier` reads a recommendation and a statement together.
 """
@@ -12,15 +12,15 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from monitor.batching import BatchLimits, plan
-from monitor.errors import ModelMismatch, ScorerFailed
-from monitor.package import EncoderSpec, ModelPackage, VerifierSpec
+from monitor.batching import BatchLimits
+from monitor.errors import ModelMismatch
+from monitor.microbatching import Backend, MicroBatcher
+from monitor.package import ModelPackage
 from monitor.types import ModelScores
 
 #: The tokenizer encodes all of a text before any limit applies (10 MB took 14.7 s), so longer texts are refused: the
@@ -28,22 +28,6 @@ from monitor.types import ModelScores
 _MAX_CHARS = 100_000
 
 Floats = NDArray[np.float32]
-
-
-class Backend(Protocol):
-    """Runs one graph on one batch."""
-
-    async def infer(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> list[NDArray[Any]]:
-        """Return the graph's outputs, in the order of its specification, for a batch, [batch, tokens] in.
-
-        Raises:
-            ScorerUnavailable: no answer now; the caller may try again.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Release connections and threads."""
-        ...
 
 
 def windows(ids: Sequence[int], max_length: int) -> list[list[int]]:
@@ -54,52 +38,6 @@ def windows(ids: Sequence[int], max_length: int) -> list[list[int]]:
     body = ids[1:-1]
     starts = range(0, max(len(body) - room // 2, 1), max(room // 2, 1))
     return [[ids[0], *body[start : start + room], ids[-1]] for start in starts]
-
-
-class _Batches:
-    """Runs token sequences through a backend, in planned batches, a few in flight."""
-
-    def __init__(
-        self, spec: EncoderSpec | VerifierSpec, shape: Sequence[tuple[int, ...]], backend: Backend, limits: BatchLimits,
-        in_flight: int,
-    ) -> None:  # fmt: skip
-        self._spec = spec
-        self._shape = list(shape)
-        self._backend = backend
-        self._limits = limits
-        self._slots = asyncio.Semaphore(in_flight)
-
-    async def _one(self, rows: Sequence[Sequence[int]]) -> list[NDArray[Any]]:
-        ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = row
-            mask[i, : len(row)] = 1
-        async with self._slots:
-            outputs = await self._backend.infer(ids, mask)
-        expected = [(len(rows), *shape) for shape in self._shape]
-        given = [output.shape for output in outputs]
-        if given != expected:
-            raise ModelMismatch(
-                f"the model `{self._spec.model}` gave {given} for {len(rows)} rows, not {expected}: export it again"
-            )
-        if not all(np.isfinite(output).all() for output in outputs):
-            raise ScorerFailed(f"the model `{self._spec.model}` gave NaN or infinity; no verdict is made of that")
-        return outputs
-
-    async def run(self, sequences: Sequence[Sequence[int]]) -> list[Floats]:
-        """Return each output of all sequences, fp32 [n, ...], in order."""
-        results = [np.zeros((len(sequences), *shape), dtype=np.float32) for shape in self._shape]
-        batches = list(plan([len(s) for s in sequences], self._limits))
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._one([sequences[i] for i in batch])) for batch in batches]
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from failures  # the first says enough; the others follow from it
-        for batch, task in zip(batches, tasks, strict=True):
-            for result, output in zip(results, task.result(), strict=True):
-                result[batch] = output
-        return results
 
 
 def _tokenizer(path: Path) -> Tokenizer:
@@ -116,11 +54,10 @@ def _tokenizer(path: Path) -> Tokenizer:
 class TextEncoder:
     """A `Scorer`: texts in, scores out. Fails closed: when the backend does not answer, it raises."""
 
-    def __init__(self, package: ModelPackage, backend: Backend, *, limits: BatchLimits, in_flight: int = 2) -> None:
+    def __init__(self, package: ModelPackage, backend: Backend, *, limits: BatchLimits) -> None:
         self._tokenizer = _tokenizer(package.tokenizer)
         self._spec = package.manifest.encoder
-        self._backend = backend
-        self._batches = _Batches(self._spec, [(self._spec.dimension,), ()], backend, limits, in_flight)
+        self._batches = MicroBatcher(self._spec, [(self._spec.dimension,), ()], backend, limits)
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize")
 
     def _tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
@@ -156,21 +93,20 @@ class TextEncoder:
     async def close(self) -> None:
         """Release the tokenizer's thread and the backend."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        await self._backend.close()
+        await self._batches.close()
 
 
 class PairVerifier:
     """A `Verifier`: (recommendation, statement) pairs in, probabilities out. Fails closed, as `TextEncoder` does."""
 
-    def __init__(self, package: ModelPackage, backend: Backend, *, limits: BatchLimits, in_flight: int = 2) -> None:
+    def __init__(self, package: ModelPackage, backend: Backend, *, limits: BatchLimits) -> None:
         spec = package.manifest.verifier
         if spec is None:
             raise ModelMismatch(f"{package.path}: this package has no verifier")
         self._tokenizer = _tokenizer(package.verifier_tokenizer)
         # Of a pair that is too long the longer text loses its end; a statement has at most some 150 tokens.
         self._tokenizer.enable_truncation(spec.max_length, strategy="longest_first")
-        self._backend = backend
-        self._batches = _Batches(spec, [(), ()], backend, limits, in_flight)
+        self._batches = MicroBatcher(spec, [(), ()], backend, limits)
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize-pairs")
 
     def _tokenize(self, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
@@ -191,4 +127,4 @@ class PairVerifier:
     async def close(self) -> None:
         """Release the tokenizer's thread and the backend."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        await self._backend.close()
+        await self._batches.close()

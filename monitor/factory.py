@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from monitor.assessment import Assessment, Scorer, Verifier
 from monitor.batching import BatchLimits
-from monitor.encoding import Backend, PairVerifier, TextEncoder
+from monitor.encoding import PairVerifier, TextEncoder
 from monitor.fallback import FallbackBackend
 from monitor.memory import MemoryStore
+from monitor.microbatching import Backend
 from monitor.onnx_scorer import OnnxBackend
 from monitor.package import EncoderSpec, ModelPackage, VerifierSpec
 from monitor.records import Thresholds
@@ -30,10 +31,20 @@ def build_backend(settings: Settings, package: ModelPackage, spec: EncoderSpec |
     return backend
 
 
+def build_limits(settings: Settings) -> BatchLimits:
+    """Return how batches come about."""
+    return BatchLimits(
+        max_tokens=settings.batch_tokens,
+        window=settings.batch_window,
+        wait=settings.batch_wait,
+        in_flight=settings.batches_in_flight,
+    )
+
+
 def build_scorer(settings: Settings, package: ModelPackage) -> Scorer:
     """Return the encoder that the settings ask for."""
     backend = build_backend(settings, package, package.manifest.encoder)
-    return TextEncoder(package, backend, limits=BatchLimits(max_tokens=settings.batch_tokens))
+    return TextEncoder(package, backend, limits=build_limits(settings))
 
 
 def build_verifier(settings: Settings, package: ModelPackage) -> Verifier | None:
@@ -42,7 +53,7 @@ def build_verifier(settings: Settings, package: ModelPackage) -> Verifier | None
     if spec is None or not settings.verify:
         return None
     backend = build_backend(settings, package, spec)
-    return PairVerifier(package, backend, limits=BatchLimits(max_tokens=settings.batch_tokens))
+    return PairVerifier(package, backend, limits=build_limits(settings))
 
 
 def build_assessment(settings: Settings, package: ModelPackage) -> Assessment:

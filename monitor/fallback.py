@@ -10,8 +10,8 @@ import structlog
 from numpy.typing import NDArray
 
 from monitor import metrics
-from monitor.encoding import Backend
 from monitor.errors import ScorerUnavailable
+from monitor.microbatching import Backend
 
 _log = structlog.get_logger(__name__)
 
@@ -26,7 +26,7 @@ class FallbackBackend:
         self._again_at = 0.0
 
     async def infer(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> list[NDArray[Any]]:
-        """Return the outputs of one batch; see `encoding.Backend`."""
+        """Return the outputs of one batch; see `microbatching.Backend`."""
         clock = asyncio.get_running_loop().time
         if clock() >= self._again_at:
             try:

@@ -47,6 +47,9 @@ PUBLISH_RETRIES = Counter("guardline_publish_retries_total", "Times an event had
 LAG = Gauge("guardline_lag_records", "Records of a partition that are not done with.", ["topic", "partition"])
 OLDEST_SECONDS = Gauge("guardline_oldest_chunk_seconds", "Age of the longest waiting chunk; grows while work is stuck.")
 IN_FLIGHT = Gauge("guardline_chunks_in_flight", "Chunks of records between intake and acknowledgement.")
+BATCH_ROWS = Histogram(
+    "guardline_batch_rows", "Statements or pairs in one batch of a model.", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
+)
 PROCESS_SECONDS = Histogram(
     "guardline_process_seconds",
     "From taking a chunk of records to the broker's acknowledgement of all its events.",

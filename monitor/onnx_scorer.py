@@ -46,7 +46,7 @@ class OnnxBackend:
         return list(self._session.run(list(self._spec.outputs), feed))
 
     async def infer(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> list[NDArray[Any]]:
-        """Return the outputs of one batch; see `encoding.Backend`."""
+        """Return the outputs of one batch; see `microbatching.Backend`."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, input_ids, attention_mask)
 
     async def close(self) -> None:

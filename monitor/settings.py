@@ -71,6 +71,13 @@ class Settings(BaseSettings):
     )
     onnx_threads: int = Field(default=0, ge=0, description="Threads inside an operator; 0: one per core.")
     batch_tokens: int = Field(default=1024, gt=0, description="Tokens in one batch; on a GPU 16384 and more.")
+    batch_window: int = Field(
+        default=256, gt=0, description="Statements, of any messages, that are sorted by length and batched together."
+    )
+    batch_wait: float = Field(
+        default=0.002, ge=0, description="Seconds that a statement waits for company while the model has nothing to do."
+    )
+    batches_in_flight: int = Field(default=2, gt=0, description="Batches that the model is given at once.")
 
     store: Literal["memory", "redis"] = Field(default="memory", description="Where scores are remembered.")
     redis_url: SecretStr = Field(

@@ -82,7 +82,7 @@ class TritonBackend:
         return bool(ready)
 
     async def infer(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> list[NDArray[Any]]:
-        """Return the outputs of one batch; see `encoding.Backend`."""
+        """Return the outputs of one batch; see `microbatching.Backend`."""
         inputs = []
         for name, array in zip(self._spec.inputs, (input_ids, attention_mask), strict=True):
             tensor = triton.InferInput(name, list(array.shape), "INT64")

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from monitor import factory
-from monitor.encoding import Backend
 from monitor.factory import build_assessment, build_screening, build_store, build_thresholds
 from monitor.memory import MemoryStore
+from monitor.microbatching import Backend
 from monitor.package import EncoderSpec, ModelPackage, VerifierSpec
 from monitor.records import Thresholds
 from monitor.settings import Settings
