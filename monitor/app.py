@@ -22,6 +22,8 @@ from monitor import metrics
 from monitor.agents import ChunkHandler, FailureLimit, ScreenAgent
 from monitor.events import EventFactory, Topics
 from monitor.factory import build_screening, build_store
+from monitor.health import Health
+from monitor.heartbeat import HEARTBEAT
 from monitor.package import ModelPackage
 from monitor.publisher import KafkaPublisher
 from monitor.screening import Screening, VerdictStore
@@ -104,16 +106,23 @@ class Worker:
         )
         app = build_app(self._settings)
         agent = self._wire(app, screening, store, publisher)
+        health = Health(HEARTBEAT, lambda: cast("ChunkConsumer", app.consumer).progress(), self._settings.stall_timeout)
+        port = None
         try:
-            await self._serve(app, publisher)
+            if self._settings.metrics_port is not None:
+                port = await health.serve(self._settings.metrics_host, self._settings.metrics_port)
+            await self._serve(app, publisher, health)
         except Exception as error:
             await self._fail(error)
+        health.ready = False
         drained = await self._stop_app(app)
         # Only now: a chunk that still works needs all three.
         await agent.cancel()
         await publisher.close()
         await screening.close()
         await store.close()
+        if port is not None:
+            await port.cleanup()
         return drained
 
     @property
@@ -154,7 +163,7 @@ class Worker:
         self._failure = self._failure or error
         self._stop.set()
 
-    async def _serve(self, app: faust.App, publisher: KafkaPublisher) -> None:
+    async def _serve(self, app: faust.App, publisher: KafkaPublisher, health: Health) -> None:
         """Start, and return when the worker is told to stop or Faust has crashed."""
         stopping = asyncio.create_task(self._stop.wait())
         # Connecting and the first assignment both wait for the broker; a signal must not wait for them.
@@ -164,6 +173,7 @@ class Worker:
             starting.cancel()
             return
         starting.result()
+        health.ready = True  # `start` returns when the group has given this worker its partitions
         _log.info(
             "worker_started",
             model=f"{self._package.manifest.name}@{self._package.manifest.version}",

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from monitor import metrics
 from monitor.batching import BatchLimits, plan
 from monitor.errors import ModelMismatch, ScorerFailed
+from monitor.heartbeat import HEARTBEAT
 from monitor.package import EncoderSpec, VerifierSpec
 
 #: Rows taken from one caller before it is the next one's turn.
@@ -230,6 +231,7 @@ class MicroBatcher:
             ids[i, : len(row)] = row
             mask[i, : len(row)] = 1
         outputs = await self._backend.infer(ids, mask)
+        HEARTBEAT.beat()  # one message may keep the model busy for an hour
         expected = [(len(rows), *shape) for shape in self._shapes]
         given = [output.shape for output in outputs]
         if given != expected:

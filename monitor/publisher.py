@@ -27,6 +27,7 @@ from aiokafka.errors import (
 
 from monitor import metrics
 from monitor.backoff import delays
+from monitor.heartbeat import HEARTBEAT
 
 _log = structlog.get_logger(__name__)
 #: After these a producer never works again; a new one does.
@@ -111,6 +112,7 @@ class KafkaPublisher:
         acknowledged = await producer.send(event.topic, value=event.value, key=event.key, headers=list(event.headers))
         waiting = asyncio.ensure_future(acknowledged)
         while not (await asyncio.wait({waiting}, timeout=self._timeout))[0]:
+            HEARTBEAT.beat()
             _log.warning("no_acknowledgement", topic=event.topic, seconds=self._timeout, action="waiting on")
         waiting.result()
 
@@ -125,6 +127,7 @@ class KafkaPublisher:
                 return False
             except (KafkaError, OSError) as error:
                 metrics.PUBLISH_RETRIES.inc()
+                HEARTBEAT.beat()
                 delay = next(waits)
                 _log.warning("publish_failed", topic=event.topic, error=repr(error), action=f"again in {delay:.1f} s")
                 if producer is not None and isinstance(error, _FATAL):

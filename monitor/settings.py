@@ -105,9 +105,12 @@ class Settings(BaseSettings):
     )
 
     metrics_port: int | None = Field(
-        default=None, ge=1, le=65535, description="Serve Prometheus metrics here; default: not."
+        default=None, ge=1, le=65535, description="Serve /metrics, /live and /ready here; default: not."
     )
-    metrics_host: str = Field(default="127.0.0.1", description="Address of the metrics port.")
+    metrics_host: str = Field(default="127.0.0.1", description="Address of that port.")
+    stall_timeout: float = Field(
+        default=300, gt=0, description="Seconds without progress on waiting records after which /live says no."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
     log_format: Literal["json", "console"] = Field(default="json", description="One JSON object a line, or for people.")
 

@@ -11,23 +11,9 @@ import click
 import uvloop
 
 from monitor.app import Worker
-from monitor.errors import ConfigurationError
 from monitor.logs import configure
 from monitor.package import ModelPackage
-from monitor.settings import Settings, load_settings
-
-
-def _serve_metrics(settings: Settings) -> None:
-    if settings.metrics_port is not None:
-        from prometheus_client import start_http_server
-
-        try:
-            start_http_server(settings.metrics_port, addr=settings.metrics_host)
-        except OSError as error:
-            where = f"{settings.metrics_host}:{settings.metrics_port}"
-            raise ConfigurationError(
-                f"metrics cannot be served at {where}: {error}: set GUARDLINE_METRICS_PORT"
-            ) from error
+from monitor.settings import load_settings
 
 
 @click.command()
@@ -44,7 +30,6 @@ def command(model: Path | None, kafka_bootstrap: str | None, scorer: str | None,
     settings = load_settings(model=model, kafka_bootstrap=kafka_bootstrap, scorer=scorer, store=store)
     configure(settings.log_level, settings.log_format)
     package = ModelPackage.load(settings.model)
-    _serve_metrics(settings)
 
     async def run() -> None:
         worker = Worker(settings, package)

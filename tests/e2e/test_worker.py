@@ -99,6 +99,9 @@ async def test_every_input_gets_a_verdict_or_a_dead_letter(
         await send(broker.bootstrap, topics.names["outputs"], [value for value, _ in INPUTS.values()])
         out = await collect(broker.bootstrap, topics, len(INPUTS), worker)
         await asyncio.sleep(5)  # the gauges are renewed this often
+        for path in ("live", "ready"):
+            with await asyncio.to_thread(urllib.request.urlopen, f"http://127.0.0.1:{port}/{path}") as state:
+                assert state.status == 200
         answer = await asyncio.to_thread(urllib.request.urlopen, f"http://127.0.0.1:{port}/metrics")
         figures = answer.read().decode()
         answer.close()
