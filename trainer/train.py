@@ -21,11 +21,12 @@ from trainer.llm.options import ProviderOptions, provider_options
 from trainer.llm.providers import ProviderSettings, load_provider
 from trainer.model import encoder
 from trainer.pipeline import STAGES, Pipeline, in_words, progress_bar, recorded_model
-from trainer.settings import PROFILES, PretrainingSettings, TrainSettings, VerifierSettings
+from trainer.settings import DEFAULT_ENCODER, PROFILES, PretrainingSettings, TrainSettings, VerifierSettings
 from trainer.statements import generation
 from trainer.statements.generation import GenerationSettings
 from trainer.statements.judge import require_other_model
-from trainer.verifier import pretraining
+from trainer.verifier import pretraining, shipped, zero_shot
+from trainer.verifier.crossencoder import PairReader
 
 
 def _show(
@@ -95,6 +96,15 @@ def _pretrain(output: Path, base: str | None, evidence: Path | None) -> None:
     console.print(f"Pre-training a general verifier from {settings.base} into {output}: about an hour on two cores")
     with progress_bar(console) as progress:
         summary = pretraining.run(output, settings, evidence, progress)
+        task = progress.add_task("reading guidelines it has not seen, for `guardline package`", total=None)
+        frozen = encoder.Embedder(*encoder.load_pretrained(DEFAULT_ENCODER), max_length=256, sub_batch=64)
+        generic = zero_shot.fit_generic(
+            PairReader(*shipped.load(output)),
+            frozen,
+            pretraining.read_all(pretraining.DATA, None),
+            advance=lambda pairs: progress.update(task, advance=pairs),
+        )
+        zero_shot.save(generic, output)
     console.print(in_words(summary))
     console.print(f"Start from it: guardline train --verifier {output}")
 
