@@ -25,6 +25,7 @@ from monitor import metrics
 from monitor.backoff import delays
 from monitor.errors import DeadLetterLimit, InvalidMessage, ModelMismatch, ScorerUnavailable, StoreUnavailable
 from monitor.events import EventFactory
+from monitor.heartbeat import HEARTBEAT
 from monitor.intake import parse
 from monitor.publisher import Event, Publisher
 from monitor.records import MAX_STATEMENTS, event_id
@@ -92,7 +93,8 @@ class ChunkHandler:
         outcome: list[tuple[ConsumerRecord, list[Event]]] = []
         for record in fresh:
             try:
-                readable.append((record, parse(record.value)))
+                origin = f"{record.topic}-{record.partition}-{record.offset}"
+                readable.append((record, parse(record.value, record.headers, origin=origin)))
             except InvalidMessage as error:
                 outcome.append((record, self._invalid(record, error, stage="intake")))
         for (record, _), verdict in zip(readable, await self._screen(readable), strict=True):
@@ -165,6 +167,7 @@ class ChunkHandler:
                 return await self._screening.screen(messages)
             except ScorerUnavailable as error:
                 metrics.SCORER_FAILURES.inc()
+                HEARTBEAT.beat()
                 delay = next(waits)
                 _log.warning("scorer_unavailable", error=str(error), action=f"intake waits, again in {delay:.1f} s")
             await asyncio.sleep(delay)
@@ -236,18 +239,53 @@ def _report(record: ConsumerRecord, verdict: MessageVerdict, seconds: float) -> 
     )
 
 
+class ByteBudget:
+    """Bounds the bytes of records in work. A chunk larger than all of it is let in when it is alone."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._used = 0
+        self._freed = asyncio.Event()
+
+    async def acquire(self, size: int) -> None:
+        """Wait until `size` bytes have room; those who wait are one at a time, so nobody is overtaken."""
+        while self._used and self._used + size > self._most:
+            self._freed.clear()
+            await self._freed.wait()
+        self._used += size
+
+    def release(self, size: int) -> None:
+        """Give back what was acquired."""
+        self._used -= size
+        self._freed.set()
+
+
+def size_of(records: Sequence[ConsumerRecord]) -> int:
+    """Return the bytes of the records' values."""
+    return sum(len(record.value or b"") for record in records)
+
+
 class ScreenAgent:
-    """The agent's body: hands each chunk to `handler`, at most `in_flight` at once, and acknowledges it after.
+    """The agent's body: hands each chunk to `handler`, a few at once, and acknowledges it after.
+
+    At most `in_flight` chunks and `max_bytes` of records are in work; the next chunk waits, then Faust's buffer is
+    full, then Kafka is not asked for more.
 
     Chunks of one partition are screened together but published in turn, so that the flags of a conversation keep its
     order. A chunk whose handler raises stays unacknowledged, so its offset is never committed; `on_failure` is told.
     """
 
     def __init__(
-        self, handler: ChunkHandler, *, in_flight: int, on_failure: Callable[[BaseException], Awaitable[None]]
+        self,
+        handler: ChunkHandler,
+        *,
+        in_flight: int,
+        max_bytes: int,
+        on_failure: Callable[[BaseException], Awaitable[None]],
     ) -> None:
         self._handler = handler
         self._slots = asyncio.Semaphore(in_flight)
+        self._bytes = ByteBudget(max_bytes)
         self._on_failure = on_failure
         self._tasks: set[asyncio.Task[None]] = set()
         self._last: dict[Any, asyncio.Task[None]] = {}
@@ -255,23 +293,27 @@ class ScreenAgent:
     async def __call__(self, stream: Any) -> None:
         """Work on the events of a Faust stream for as long as there are any."""
         async for event in stream.noack().events():
+            size = size_of(event.value)
+            await self._bytes.acquire(size)
             await self._slots.acquire()
             metrics.IN_FLIGHT.inc()
             partition = event.message.tp
-            task = asyncio.create_task(self._work(event, self._last.get(partition)))
+            task = asyncio.create_task(self._work(event, size, self._last.get(partition)))
             self._last[partition] = task
             self._tasks.add(task)  # the loop keeps only weak references to tasks
             task.add_done_callback(self._tasks.discard)
 
-    async def _work(self, event: Any, before: asyncio.Task[None] | None) -> None:
+    async def _work(self, event: Any, size: int, before: asyncio.Task[None] | None) -> None:
         try:
             await self._handler.handle(event.value, before)
             event.ack()
+            HEARTBEAT.beat()
         except Exception as error:
             await self._on_failure(error)
         finally:
             metrics.IN_FLIGHT.dec()
             self._slots.release()
+            self._bytes.release(size)
 
     async def cancel(self) -> None:
         """Give up what is unfinished; it stays unacknowledged and will be delivered again."""

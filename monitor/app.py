@@ -150,7 +150,9 @@ class Worker:
             attempts=own.attempts,
             failures=FailureLimit(own.failures_per_minute),
         )
-        agent = ScreenAgent(handler, in_flight=own.chunks_in_flight, on_failure=self._fail)
+        agent = ScreenAgent(
+            handler, in_flight=own.chunks_in_flight, max_bytes=own.bytes_in_flight, on_failure=self._fail
+        )
 
         async def screen(stream: Any) -> None:  # Faust wants a function
             await agent(stream)

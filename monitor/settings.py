@@ -94,6 +94,9 @@ class Settings(BaseSettings):
 
     chunk_records: int = Field(default=64, gt=0, le=512, description="Records of one partition taken at once.")
     chunks_in_flight: int = Field(default=4, gt=0, description="Chunks worked on at once; bounds memory and repeats.")
+    bytes_in_flight: int = Field(
+        default=64_000_000, gt=0, description="Bytes of records worked on at once; a larger chunk is worked on alone."
+    )
     drain_timeout: float = Field(default=30, gt=0, description="Seconds to finish what is in flight when stopping.")
     publish_max_bytes: int = Field(
         default=20_000_000, gt=0, description="Largest event sent; the broker's message.max.bytes has the last word."

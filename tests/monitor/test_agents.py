@@ -390,13 +390,24 @@ class Gate:
         self.waiting.pop(records).set()
 
 
-def agent(handler: Any, in_flight: int = 2) -> tuple[Callable[[Any], Any], list[BaseException]]:
+class Name(str):
+    """A record that is known by its name."""
+
+    value: bytes
+
+    def __new__(cls, name: object, size: int = 0) -> "Name":
+        own = super().__new__(cls, name)
+        own.value = bytes(size)
+        return own
+
+
+def agent(handler: Any, in_flight: int = 2, max_bytes: int = 1000) -> tuple[Callable[[Any], Any], list[BaseException]]:
     failures: list[BaseException] = []
 
     async def on_failure(error: BaseException) -> None:
         failures.append(error)
 
-    return ScreenAgent(handler, in_flight=in_flight, on_failure=on_failure), failures
+    return ScreenAgent(handler, in_flight=in_flight, max_bytes=max_bytes, on_failure=on_failure), failures
 
 
 async def test_a_chunk_is_acknowledged_only_after_its_events_are_published() -> None:
@@ -425,7 +436,7 @@ async def test_a_chunk_whose_handler_fails_is_not_acknowledged_and_the_others_ar
 
     gate = Gate(fail)
     screen, failures = agent(gate)
-    good, bad, last = (FakeEvent(name) for name in ("good", "bad", "last"))  # type: ignore[arg-type]
+    good, bad, last = (FakeEvent(Name(name)) for name in ("good", "bad", "last"))
     task = asyncio.create_task(screen(FakeStream([good, bad, last])))
     await settle()
     gate.open(("bad",))
@@ -441,18 +452,40 @@ async def test_a_chunk_whose_handler_fails_is_not_acknowledged_and_the_others_ar
 async def test_chunks_end_in_any_order_and_no_more_are_taken_than_slots() -> None:
     gate = Gate()
     screen, _ = agent(gate, in_flight=2)
-    events = [FakeEvent(i) for i in range(4)]  # type: ignore[arg-type]
+    events = [FakeEvent(Name(i)) for i in range(4)]
     task = asyncio.create_task(screen(FakeStream(events)))
     await settle()
-    assert list(gate.waiting) == [(0,), (1,)]
-    gate.open((1,))
+    assert list(gate.waiting) == [("0",), ("1",)]
+    gate.open(("1",))
     await settle()
     assert [event.acked for event in events] == [False, True, False, False]
-    assert list(gate.waiting) == [(0,), (2,)]
-    for i in (2, 0):
+    assert list(gate.waiting) == [("0",), ("2",)]
+    for i in "20":
         gate.open((i,))
     await settle()
-    gate.open((3,))
+    gate.open(("3",))
+    await task
+    await settle()
+    assert all(event.acked for event in events)
+
+
+async def test_no_more_bytes_are_in_work_than_allowed_but_a_large_chunk_gets_through_alone() -> None:
+    gate = Gate()
+    screen, _ = agent(gate, in_flight=8, max_bytes=100)
+    events = [FakeEvent(Name(i, size)) for i, size in enumerate((60, 40, 1, 500, 1))]
+    task = asyncio.create_task(screen(FakeStream(events)))
+    await settle()
+    assert list(gate.waiting) == [("0",), ("1",)]
+    gate.open(("1",))
+    await settle()
+    assert list(gate.waiting) == [("0",), ("2",)]  # the large one waits, and nothing overtakes it
+    gate.open(("0",))
+    gate.open(("2",))
+    await settle()
+    assert list(gate.waiting) == [("3",)]
+    gate.open(("3",))
+    await settle()
+    gate.open(("4",))
     await task
     await settle()
     assert all(event.acked for event in events)
@@ -461,7 +494,7 @@ async def test_chunks_end_in_any_order_and_no_more_are_taken_than_slots() -> Non
 async def test_a_cancelled_chunk_is_not_acknowledged() -> None:
     gate = Gate()
     screen, failures = agent(gate)
-    event = FakeEvent("chunk")  # type: ignore[arg-type]
+    event = FakeEvent(Name("chunk"))
     before = asyncio.all_tasks()
     await screen(FakeStream([event]))
     await settle()
@@ -493,8 +526,8 @@ async def test_chunks_of_a_partition_publish_in_turn_although_they_are_screened_
 
 async def test_cancel_gives_up_what_is_unfinished() -> None:
     gate = Gate()
-    own = ScreenAgent(gate, in_flight=2, on_failure=_never)  # type: ignore[arg-type]
-    event = FakeEvent("chunk")  # type: ignore[arg-type]
+    own = ScreenAgent(gate, in_flight=2, max_bytes=1000, on_failure=_never)  # type: ignore[arg-type]
+    event = FakeEvent(Name("chunk"))
     await own(FakeStream([event]))
     await settle()
     await own.cancel()
