@@ -15,8 +15,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from aiokafka import ConsumerRecord
@@ -24,12 +25,12 @@ from aiokafka import ConsumerRecord
 from monitor import metrics
 from monitor.backoff import delays
 from monitor.errors import DeadLetterLimit, InvalidMessage, ModelMismatch, ScorerUnavailable, StoreUnavailable
-from monitor.events import EventFactory
 from monitor.heartbeat import HEARTBEAT
 from monitor.intake import parse
+from monitor.models.switch import Serving
 from monitor.publisher import Event, Publisher
-from monitor.records import MAX_STATEMENTS, event_id
-from monitor.screening import Screening, VerdictStore
+from monitor.records import MAX_STATEMENTS, ModelReference, event_id
+from monitor.screening import VerdictStore
 from monitor.types import Message, MessageVerdict, Verdict
 
 _log = structlog.get_logger(__name__)
@@ -59,36 +60,58 @@ class FailureLimit:
             )
 
 
+class Models(Protocol):
+    """Lends the model in use; see `models.switch.ModelSwitch`."""
+
+    def use(self) -> AbstractAsyncContextManager[Serving]:
+        """Hold the model in use until the chunk is done with."""
+        ...
+
+
+class Observer(Protocol):
+    """Sees what was decided, and must neither raise nor wait; see `models.shadow`."""
+
+    def offer(self, model: ModelReference, verdicts: Sequence[MessageVerdict]) -> None:
+        """Take note of what a model decided."""
+        ...
+
+
 class ChunkHandler:
     """Turns one chunk of records into events that the broker has acknowledged."""
 
     def __init__(
         self,
         *,
-        screening: Screening,
+        models: Models,
         store: VerdictStore,
-        events: EventFactory,
         publisher: Publisher,
         attempts: int,
         failures: FailureLimit,
+        observer: Observer | None = None,
     ) -> None:
-        self._screening = screening
+        self._models = models
         self._store = store
-        self._events = events
         self._publisher = publisher
+        self._observer = observer
         self._attempts = attempts
         self._failures = failures
 
     async def handle(self, records: Sequence[ConsumerRecord], before: asyncio.Task[None] | None = None) -> None:
-        """Return when every event of every record was acknowledged by the broker.
+        """Return when every event of every record was acknowledged by the broker; one model decides all of them.
 
         `before`, the work on the chunk before of the same partition, is waited for between screening and publishing.
 
         Raises:
             DeadLetterLimit: the worker has to stop; nothing of this chunk may be acknowledged.
         """
+        async with self._models.use() as serving:
+            await self._handle(serving, records, before)
+
+    async def _handle(
+        self, serving: Serving, records: Sequence[ConsumerRecord], before: asyncio.Task[None] | None
+    ) -> None:
         started = monotonic()
-        fresh = await self._not_done(records)
+        fresh = await self._not_done(serving, records)
         readable: list[_Readable] = []
         outcome: list[tuple[ConsumerRecord, list[Event]]] = []
         for record in fresh:
@@ -96,30 +119,35 @@ class ChunkHandler:
                 origin = f"{record.topic}-{record.partition}-{record.offset}"
                 readable.append((record, parse(record.value, record.headers, origin=origin)))
             except InvalidMessage as error:
-                outcome.append((record, self._invalid(record, error, stage="intake")))
-        for (record, _), verdict in zip(readable, await self._screen(readable), strict=True):
+                outcome.append((record, self._invalid(serving, record, error, stage="intake")))
+        verdicts = await self._screen(serving, readable)
+        for (record, _), verdict in zip(readable, verdicts, strict=True):
             if isinstance(verdict, InvalidMessage):
-                outcome.append((record, self._invalid(record, verdict, stage="screening")))
+                outcome.append((record, self._invalid(serving, record, verdict, stage="screening")))
             else:
-                outcome.append((record, self._decided(record, verdict, started)))
+                outcome.append((record, self._decided(serving, record, verdict, started)))
+        if self._observer is not None:
+            self._observer.offer(serving.model, [v for v in verdicts if isinstance(v, MessageVerdict)])
         if before is not None:
             await asyncio.wait({before})  # however it ends
-        await self._publish(outcome)
-        await self._mark_done([record for record, _ in outcome])
+        await self._publish(serving, outcome)
+        await self._mark_done(serving, [record for record, _ in outcome])
         metrics.PROCESS_SECONDS.observe(monotonic() - started)
 
-    def _decided(self, record: ConsumerRecord, verdict: MessageVerdict, started: float) -> list[Event]:
+    def _decided(
+        self, serving: Serving, record: ConsumerRecord, verdict: MessageVerdict, started: float
+    ) -> list[Event]:
         try:
-            events = self._events.of_verdict(record, verdict)
+            events = serving.events.of_verdict(record, verdict)
         except Exception as error:
             _log.exception("message_failed", message_id=verdict.message.id)
             self._failures.count(monotonic())
             reason = InvalidMessage("processing_error", f"{type(error).__name__} in making its events")
-            return self._invalid(record, reason, stage="events")
+            return self._invalid(serving, record, reason, stage="events")
         _report(record, verdict, monotonic() - started)
         return events
 
-    def _invalid(self, record: ConsumerRecord, error: InvalidMessage, *, stage: str) -> list[Event]:
+    def _invalid(self, serving: Serving, record: ConsumerRecord, error: InvalidMessage, *, stage: str) -> list[Event]:
         metrics.MESSAGES.labels("invalid").inc()
         metrics.DEAD_LETTERS.labels(error.reason).inc()
         _log.warning(
@@ -131,25 +159,25 @@ class ChunkHandler:
             reason=error.reason,
             detail=error.detail,
         )
-        return self._events.of_invalid(record, error, stage=stage)
+        return serving.events.of_invalid(record, error, stage=stage)
 
-    async def _screen(self, readable: Sequence[_Readable]) -> list[MessageVerdict | InvalidMessage]:
+    async def _screen(self, serving: Serving, readable: Sequence[_Readable]) -> list[MessageVerdict | InvalidMessage]:
         """Screen all messages together; when that fails for a reason of our own, each alone."""
         messages = [message for _, message in readable]
         if not messages:
             return []
         try:
-            return list(await self._patiently(messages))
+            return list(await self._patiently(serving, messages))
         except ModelMismatch:
             raise  # the messages are fine, the deployment is not
         except Exception:
             _log.exception("screening_failed", messages=len(messages), action="trying each alone")
-        return [await self._alone(message) for message in messages]
+        return [await self._alone(serving, message) for message in messages]
 
-    async def _alone(self, message: Message) -> MessageVerdict | InvalidMessage:
+    async def _alone(self, serving: Serving, message: Message) -> MessageVerdict | InvalidMessage:
         for attempt in range(1, self._attempts + 1):
             try:
-                return (await self._patiently([message]))[0]
+                return (await self._patiently(serving, [message]))[0]
             except ModelMismatch:
                 raise
             except Exception as error:
@@ -159,12 +187,12 @@ class ChunkHandler:
         self._failures.count(monotonic())
         return InvalidMessage("processing_error", f"{type(failure).__name__} after {self._attempts} attempts")
 
-    async def _patiently(self, messages: Sequence[Message]) -> list[MessageVerdict]:
+    async def _patiently(self, serving: Serving, messages: Sequence[Message]) -> list[MessageVerdict]:
         """Screen, waiting as long as it takes for a scorer that is away."""
         waits = delays()
         while True:
             try:
-                return await self._screening.screen(messages)
+                return await serving.screening.screen(messages)
             except ScorerUnavailable as error:
                 metrics.SCORER_FAILURES.inc()
                 HEARTBEAT.beat()
@@ -172,7 +200,7 @@ class ChunkHandler:
                 _log.warning("scorer_unavailable", error=str(error), action=f"intake waits, again in {delay:.1f} s")
             await asyncio.sleep(delay)
 
-    async def _publish(self, outcome: Sequence[tuple[ConsumerRecord, list[Event]]]) -> None:
+    async def _publish(self, serving: Serving, outcome: Sequence[tuple[ConsumerRecord, list[Event]]]) -> None:
         refused = await self._publisher.publish([event for _, events in outcome for event in events])
         if not refused:
             return
@@ -181,7 +209,7 @@ class ChunkHandler:
         )
         lost = {id(event) for event in refused}
         substitutes = [
-            self._events.dead_letter(record, error, stage="publish", payload=False)
+            serving.events.dead_letter(record, error, stage="publish", payload=False)
             for record, events in outcome
             if any(id(event) in lost for event in events)
         ]
@@ -189,15 +217,10 @@ class ChunkHandler:
         if await self._publisher.publish(substitutes):
             raise DeadLetterLimit("the broker refuses even dead letters without payload: check the topic's limits")
 
-    def _done_key(self, record: ConsumerRecord) -> str:
-        model = self._screening.model
-        digest = event_id(record.key, record.timestamp)
-        return f"done:{model.name}@{model.version}:{record.topic}:{record.partition}:{record.offset}:{digest}"
-
-    async def _not_done(self, records: Sequence[ConsumerRecord]) -> list[ConsumerRecord]:
+    async def _not_done(self, serving: Serving, records: Sequence[ConsumerRecord]) -> list[ConsumerRecord]:
         """Leave out records that were done with before a crash kept their offset from being committed."""
         try:
-            done = await self._store.get([self._done_key(record) for record in records])
+            done = await self._store.get([_done_key(serving.model, record) for record in records])
         except StoreUnavailable:
             metrics.STORE_FAILURES.inc()
             return list(records)
@@ -205,11 +228,16 @@ class ChunkHandler:
         metrics.DUPLICATES.inc(len(records) - len(fresh))
         return fresh
 
-    async def _mark_done(self, records: Sequence[ConsumerRecord]) -> None:
+    async def _mark_done(self, serving: Serving, records: Sequence[ConsumerRecord]) -> None:
         try:
-            await self._store.put({self._done_key(record): b"1" for record in records})
+            await self._store.put({_done_key(serving.model, record): b"1" for record in records})
         except StoreUnavailable:
             metrics.STORE_FAILURES.inc()
+
+
+def _done_key(model: ModelReference, record: ConsumerRecord) -> str:
+    digest = event_id(record.key, record.timestamp)
+    return f"done:{model.name}@{model.version}:{record.topic}:{record.partition}:{record.offset}:{digest}"
 
 
 def _report(record: ConsumerRecord, verdict: MessageVerdict, seconds: float) -> None:

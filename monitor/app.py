@@ -20,13 +20,17 @@ import structlog
 
 from monitor import metrics
 from monitor.agents import ChunkHandler, FailureLimit, ScreenAgent
+from monitor.errors import GuardlineError
 from monitor.events import EventFactory, Topics
-from monitor.factory import build_screening, build_store
+from monitor.factory import build_pointer, build_screening, build_store
 from monitor.health import Health
 from monitor.heartbeat import HEARTBEAT
+from monitor.models.pointer import Alias, ModelPointer
+from monitor.models.shadow import Shadow
+from monitor.models.switch import Build, ModelSwitch, Serving
 from monitor.package import ModelPackage
 from monitor.publisher import KafkaPublisher
-from monitor.screening import Screening, VerdictStore
+from monitor.screening import VerdictStore
 from monitor.settings import Settings
 from monitor.transport import ChunkConsumer, ChunkTransport
 
@@ -98,15 +102,19 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         store = build_store(self._settings)
-        screening = build_screening(self._settings, self._package, store)
+        pointer = build_pointer(self._settings)
         publisher = KafkaPublisher(
             self._settings.kafka_bootstrap,
             timeout=self._settings.publish_timeout,
             max_bytes=self._settings.publish_max_bytes,
         )
+        build = self._builder(store)
+        models = ModelSwitch(build, build(await self._first(pointer)))
+        shadow = self._shadow(build, pointer, publisher)
         app = build_app(self._settings)
-        agent = self._wire(app, screening, store, publisher)
+        agent = self._wire(app, models, store, publisher, shadow)
         health = Health(HEARTBEAT, lambda: cast("ChunkConsumer", app.consumer).progress(), self._settings.stall_timeout)
+        beside = self._beside(models, pointer, shadow)
         port = None
         try:
             if self._settings.metrics_port is not None:
@@ -116,23 +124,20 @@ class Worker:
             await self._fail(error)
         health.ready = False
         drained = await self._stop_app(app)
-        # Only now: a chunk that still works needs all three.
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        # Only now: a chunk that still works needs all of them.
         await agent.cancel()
-        await publisher.close()
-        await screening.close()
-        await store.close()
+        for own in (shadow, publisher, models, store, pointer):
+            if own is not None:
+                await own.close()
         if port is not None:
             await port.cleanup()
         return drained
 
-    @property
-    def failure(self) -> BaseException | None:
-        """What ended the worker, when it was not asked to stop: going on would have done harm."""
-        return self._failure
-
-    def _wire(
-        self, app: faust.App, screening: Screening, store: VerdictStore, publisher: KafkaPublisher
-    ) -> ScreenAgent:
+    def _builder(self, store: VerdictStore) -> Build:
+        """Return what makes a package ready to screen and to speak in its own name."""
         own = self._settings
         topics = Topics(
             flags=own.topic_flags,
@@ -140,15 +145,60 @@ class Worker:
             deadletter=own.topic_deadletter,
             verdicts=own.topic_verdicts if own.emit_verdicts else None,
         )
-        handler = ChunkHandler(
-            screening=screening,
-            store=store,
-            events=EventFactory(
+
+        def build(package: ModelPackage) -> Serving:
+            screening = build_screening(own, package, store)
+            events = EventFactory(
                 topics, model=screening.model, thresholds=screening.thresholds, include_text=own.include_text
-            ),
+            )
+            return Serving(package, screening, events)
+
+        return build
+
+    async def _first(self, pointer: ModelPointer | None) -> ModelPackage:
+        """Return the champion, where there is one that can be read; else the package of the settings."""
+        try:
+            choices = await pointer.history(Alias.CHAMPION) if pointer else []
+            if choices:
+                return await asyncio.to_thread(ModelPackage.load, choices[0].path)
+        except GuardlineError as error:
+            _log.warning("champion_unusable", error=str(error), action="beginning with GUARDLINE_MODEL")
+        return self._package
+
+    def _shadow(self, build: Build, pointer: ModelPointer | None, publisher: KafkaPublisher) -> Shadow | None:
+        own = self._settings
+        if pointer is None or not own.shadow_share:
+            return None
+        return Shadow(build, pointer, publisher, topic=own.topic_shadow, share=own.shadow_share, every=own.models_every)
+
+    def _beside(
+        self, models: ModelSwitch, pointer: ModelPointer | None, shadow: Shadow | None
+    ) -> list[asyncio.Task[None]]:
+        """Start what goes on beside the stream."""
+        jobs = [models.follow(pointer, self._settings.models_every)] if pointer else []
+        return [asyncio.create_task(job) for job in (*jobs, *([shadow.run()] if shadow else []))]
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the worker, when it was not asked to stop: going on would have done harm."""
+        return self._failure
+
+    def _wire(
+        self,
+        app: faust.App,
+        models: ModelSwitch,
+        store: VerdictStore,
+        publisher: KafkaPublisher,
+        observer: Shadow | None,
+    ) -> ScreenAgent:
+        own = self._settings
+        handler = ChunkHandler(
+            models=models,
+            store=store,
             publisher=publisher,
             attempts=own.attempts,
             failures=FailureLimit(own.failures_per_minute),
+            observer=observer,
         )
         agent = ScreenAgent(
             handler, in_flight=own.chunks_in_flight, max_bytes=own.bytes_in_flight, on_failure=self._fail

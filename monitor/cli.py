@@ -17,11 +17,12 @@ from monitor.errors import ConfigurationError, GuardlineError
 
 _GROUP = "guardline.commands"
 #: In the order of use; commands of other distributions follow.
-_ORDER = ("demo", "check", "monitor", "train", "package", "evaluate", "guideline-diff", "doctor")
+_ORDER = ("demo", "check", "monitor", "replay", "train", "package", "evaluate", "guideline-diff", "doctor")
 _HELP = {
     "demo": "Train a model if there is none, then screen a stream of LLM answers live.",
     "check": "Check a text, or a file of texts, without a broker.",
     "monitor": "Run the streaming worker.",
+    "replay": "Send dead letters back; judge past inputs with another model.",
     "train": "Train a model package from a guideline and its corpus.",
     "package": "Make a model package for a guideline without training on it.",
     "evaluate": "Print how a run's model does, or several runs; import reviewers' labels.",

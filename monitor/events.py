@@ -2,7 +2,8 @@
 
 Flags and reviews carry CloudEvents 1.0 attributes as headers (Kafka protocol binding, binary mode); dead letters carry
 the original key, value and headers unchanged, and beside them Kafka Connect's `__connect.errors.*` headers, which
-existing tools for dead letters read. The incoming `traceparent` goes on to every event.
+existing tools for dead letters read. The incoming `traceparent`, a header of the
+record or an attribute of the CloudEvent in it, goes on to every event.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from monitor.records import (
     statement_records,
     timestamp,
 )
-from monitor.types import MessageVerdict, Verdict
+from monitor.types import Message, MessageVerdict, Verdict
 
 _SOURCE = "guardline/monitor"
 _TRACE = ("traceparent", "tracestate")
@@ -72,7 +73,7 @@ class EventFactory:
                     received_at=timestamp(record.timestamp),
                     include_text=self._include_text,
                 )
-                events.append(_event(topic, key, flag, flag.id, type_, record))
+                events.append(_event(topic, key, flag, flag.id, type_, record, message))
         return events + self._audit(record, verdict, None)
 
     def of_invalid(self, record: ConsumerRecord, error: InvalidMessage, *, stage: str = "intake") -> list[Event]:
@@ -125,10 +126,18 @@ class EventFactory:
             received_at=timestamp(record.timestamp),
         )
         key = message.id.encode("utf-8", "replace") if message else record.key
-        return [_event(self._topics.verdicts, key, audit, audit.id, VERDICT_TYPE, record)]
+        return [_event(self._topics.verdicts, key, audit, audit.id, VERDICT_TYPE, record, message)]
 
 
-def _event(topic: str, key: bytes | None, model: BaseModel, id_: str, type_: str, record: ConsumerRecord) -> Event:
+def _event(
+    topic: str,
+    key: bytes | None,
+    model: BaseModel,
+    id_: str,
+    type_: str,
+    record: ConsumerRecord,
+    message: Message | None,
+) -> Event:
     attributes: dict[str, Any] = {
         "ce_specversion": "1.0",
         "ce_id": id_,
@@ -139,4 +148,6 @@ def _event(topic: str, key: bytes | None, model: BaseModel, id_: str, type_: str
     }
     headers: Headers = tuple((name, str(value).encode()) for name, value in attributes.items())
     trace = tuple((name, value) for name, value in record.headers if name in _TRACE)
+    if not trace and message is not None:
+        trace = message.trace
     return Event(topic, key, model.model_dump_json().encode(), headers + trace)

@@ -6,6 +6,8 @@ the latter two are therefore imported where they are chosen.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from monitor.assessment import Assessment, Scorer, Verifier
 from monitor.batching import BatchLimits
 from monitor.encoding import PairVerifier, TextEncoder
@@ -17,6 +19,9 @@ from monitor.package import EncoderSpec, ModelPackage, VerifierSpec
 from monitor.records import Thresholds
 from monitor.screening import Screening, VerdictStore
 from monitor.settings import Settings
+
+if TYPE_CHECKING:
+    from monitor.models.pointer import ModelPointer  # which needs Redis' client
 
 
 def build_backend(settings: Settings, package: ModelPackage, spec: EncoderSpec | VerifierSpec) -> Backend:
@@ -68,6 +73,17 @@ def build_store(settings: Settings) -> VerdictStore:
 
         return RedisStore(settings.redis_url.get_secret_value(), expiry=settings.cache_expiry)
     return MemoryStore()
+
+
+def build_pointer(settings: Settings) -> ModelPointer | None:
+    """Return what says which model is in use; none where the model never changes."""
+    from monitor.models.pointer import FilePointer, RedisPointer
+
+    if settings.models_file is not None:
+        return FilePointer(settings.models_file)
+    if settings.store == "redis":
+        return RedisPointer(settings.redis_url.get_secret_value())
+    return None
 
 
 def build_thresholds(settings: Settings, package: ModelPackage) -> Thresholds:

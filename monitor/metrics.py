@@ -50,6 +50,12 @@ IN_FLIGHT = Gauge("guardline_chunks_in_flight", "Chunks of records between intak
 BATCH_ROWS = Histogram(
     "guardline_batch_rows", "Statements or pairs in one batch of a model.", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
 )
+MODEL_INFO = Gauge("guardline_model_info", "1 for the model in use, 0 for those before it.", ["name", "version"])
+MODEL_REFUSED = Counter("guardline_models_refused_total", "Models that the pointer named and that failed a check.")
+SHADOW = Counter(
+    "guardline_shadow_messages_total", "Messages that a challenger scored as well.", ["champion", "challenger"]
+)
+SHADOW_SKIPPED = Counter("guardline_shadow_skipped_total", "Messages that a challenger should have scored and did not.")
 PROCESS_SECONDS = Histogram(
     "guardline_process_seconds",
     "From taking a chunk of records to the broker's acknowledgement of all its events.",

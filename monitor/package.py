@@ -32,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from monitor.errors import ConfigurationError, ModelMismatch
 from monitor.records import ModelReference, Thresholds
+from monitor.types import Verdict
 
 Doubles = NDArray[np.float64]
 
@@ -183,6 +184,14 @@ class EvaluationSummary(_Part):
     n: int
 
 
+class CanarySpec(_Part):
+    """A text and what the package decided on it when it was exported; checked before the package serves."""
+
+    text: str
+    verdict: Verdict
+    score: float
+
+
 class Manifest(_Part):
     """Everything about a model but its weights."""
 
@@ -202,6 +211,7 @@ class Manifest(_Part):
     category: LinearHead
     verifier: VerifierSpec | None = None
     combination: CombinationSpec | None = None
+    canaries: list[CanarySpec] = []
     evaluation: list[EvaluationSummary]
     files: dict[str, str] = Field(description="SHA-256 of each file, by path in the package.")
 

@@ -150,6 +150,31 @@ class VerdictRecord(_Event):
     received_at: datetime
 
 
+class Opinion(_Event):
+    """What one model decided on a message."""
+
+    model: ModelReference
+    verdict: Verdict
+    score: float
+    unsafe: list[tuple[int, int]] = Field(description="Spans of the statements that it takes for unsafe.")
+
+    @classmethod
+    def of(cls, model: ModelReference, verdict: MessageVerdict) -> Opinion:
+        """Summarise a verdict."""
+        spans = [(s.statement.start, s.statement.end) for s in gravest_statements(verdict, (Verdict.UNSAFE,))]
+        return cls(model=model, verdict=verdict.verdict, score=round(verdict.score, 6), unsafe=spans)
+
+
+class ShadowRecord(_Event):
+    """What champion and challenger decided on one message of the stream. Carries no message text."""
+
+    id: str
+    message_id: str
+    tenant: str | None
+    champion: Opinion
+    challenger: Opinion
+
+
 def event_id(*parts: object) -> str:
     """Return a deterministic id, 32 hex digits, of what identifies an event."""
     return hashlib.sha256("\x1f".join(map(str, parts)).encode("utf-8", "replace")).hexdigest()[:32]

@@ -79,6 +79,20 @@ class Settings(BaseSettings):
     )
     batches_in_flight: int = Field(default=2, gt=0, description="Batches that the model is given at once.")
 
+    models_file: Path | None = Field(
+        default=None,
+        description="JSON file, shared by all workers, that says which package is champion and which challenger; "
+        "default: that is kept in Redis where the store is Redis, and else the model never changes.",
+    )
+    models_every: float = Field(default=5, gt=0, description="Seconds between two looks at which model is champion.")
+    triton_repository: Path | None = Field(
+        default=None, description="Triton's model repository, where `guardline promote` puts graphs beside the others."
+    )
+    shadow_share: float = Field(
+        default=0.1, ge=0, le=1, description="Share of the messages that a challenger scores as well, without flags."
+    )
+    topic_shadow: str = Field(default="safety.shadow", description="Topic of what champion and challenger decided.")
+
     store: Literal["memory", "redis"] = Field(default="memory", description="Where scores are remembered.")
     redis_url: SecretStr = Field(
         default=SecretStr("redis://127.0.0.1:6379/0"), description="Redis, with credentials where it needs them."

@@ -19,7 +19,7 @@ Private names leaned on, pinned by `tests/monitor/test_transport_canary.py`: Fau
 `Consumer._wait_next_records`, `_drain_messages` (a read offset of `None` switches off its gaps and
 drops), `_read_offset`, `_unacked_messages` (what streams have taken), `_thread` with
 `_ensure_consumer` and `_consumer`, `Producer._settings_extra`; aiokafka's
-`AIOKafkaConsumer._subscription` and `_coordinator` with `check_errors` and `_coordination_task`.
+`AIOKafkaConsumer._subscription` with `fetch_context`, and `_coordinator` with `check_errors` and `_coordination_task`.
 """
 
 import asyncio
@@ -277,7 +277,13 @@ class ChunkConsumer(Consumer):
                     return
 
     async def _raise_group_error(self) -> None:
-        self._thread._ensure_consumer()._coordinator.check_errors()
+        consumer = self._thread._ensure_consumer()
+        # Full agents stop the fetches, and after `max_poll_interval` without one aiokafka leaves the group and waits for
+        # the next before it joins again, while Faust fetches nothing until it has partitions: nobody would ever move.
+        # This worker waits on purpose, and this task shows that its loop is alive, so it counts as a fetch.
+        with consumer._subscription.fetch_context():
+            pass
+        consumer._coordinator.check_errors()
 
     # Rebalance and shutdown
 

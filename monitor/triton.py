@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from monitor.errors import ModelMismatch, ScorerFailed, ScorerUnavailable
+from monitor.models.triton_repository import served_version
 from monitor.package import EncoderSpec, ModelPackage, VerifierSpec
 
 _MISMATCH = {"StatusCode.NOT_FOUND", "StatusCode.INVALID_ARGUMENT", "StatusCode.UNIMPLEMENTED"}
@@ -42,7 +43,7 @@ class TritonBackend:
         self._timeout = timeout
         self._client = triton.InferenceServerClient(url, channel_args=_CHANNEL)
         self._digest = package.sha256(spec)
-        self._verified = False
+        self._version: int | None = None  # the server's number for these weights; none until it was asked
 
     def _translate(self, error: Exception) -> Exception:
         if isinstance(error, InferenceServerException) and str(error.status()) in _MISMATCH:
@@ -50,33 +51,34 @@ class TritonBackend:
             if "is not ready" in error.message() or "unavailable" in error.message():
                 return ScorerUnavailable(f"Triton at {self._url}: {error.message()}")
             return ModelMismatch(f"Triton at {self._url}: {error.message()}: is it serving this package?")
-        self._verified = False  # whatever comes back may be another server, or another package
+        self._version = None  # whatever comes back may be another server, or another package
         if isinstance(error, InferenceServerException) and str(error.status()) in _FAILED:
             return ScorerFailed(f"Triton at {self._url}: {error.message()}")
         return ScorerUnavailable(f"Triton at {self._url} does not answer: {error}")
 
-    async def _verify(self) -> None:
-        """Make sure that the server has the weights that the package's heads and thresholds belong to.
+    async def _find(self) -> int:
+        """Return the version that has the weights to which the package's heads and thresholds belong.
 
-        The version number alone says little: every package has its graphs as version 1.
+        The number says little: every package has its graphs as version 1, and a repository that serves several has
+        numbers of its own.
         """
-        answer = await self._client.get_model_config(
-            self._spec.model, str(self._spec.model_version), client_timeout=self._timeout
-        )
-        served = answer.config.parameters["onnx_sha256"].string_value
-        if served != self._digest:
+        answer = await self._client.get_model_config(self._spec.model, client_timeout=self._timeout)
+        version = served_version(answer.config, self._digest, self._spec.model_version)
+        if version is None:
+            served = ", ".join(sorted(p.string_value[:12] for p in answer.config.parameters.values())) or "unknown"
             raise ModelMismatch(
-                f"Triton at {self._url} serves another {self._spec.model} (sha256 {served[:12] or 'unknown'}) than the "
-                f"package ({self._digest[:12]}): load this package's `{self._spec.model}` there, or give --model the "
-                "other one"
+                f"Triton at {self._url} serves another {self._spec.model} (sha256 {served}) than the package "
+                f"({self._digest[:12]}): load this package's `{self._spec.model}` there (`guardline promote`), or give "
+                "--model the other one"
             )
-        self._verified = True
+        return version
 
     async def ready(self) -> bool:
-        """Tell whether the server answers and has this model version loaded."""
+        """Tell whether the server answers and has a model of this name loaded."""
         try:
             async with asyncio.timeout(self._timeout):
-                ready = await self._client.is_model_ready(self._spec.model, str(self._spec.model_version))
+                version = "" if self._version is None else str(self._version)
+                ready = await self._client.is_model_ready(self._spec.model, version)
         except (InferenceServerException, grpc.RpcError, TimeoutError):
             return False
         return bool(ready)
@@ -92,12 +94,11 @@ class TritonBackend:
         try:
             # client_timeout is gRPC's deadline; the outer one also bounds a channel that never connects.
             async with asyncio.timeout(self._timeout + 1):
-                if not self._verified:
-                    await self._verify()
+                version = self._version = self._version or await self._find()
                 result = await self._client.infer(
                     self._spec.model,
                     inputs,
-                    model_version=str(self._spec.model_version),
+                    model_version=str(version),
                     outputs=outputs,
                     client_timeout=self._timeout,
                 )

@@ -41,6 +41,8 @@ class Message:
     conversation_id: str | None = None
     created_at: datetime | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    #: W3C trace context that came in a CloudEvent's attributes, as headers (`traceparent`, `tracestate`).
+    trace: tuple[tuple[str, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

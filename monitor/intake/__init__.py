@@ -25,7 +25,8 @@ the record's place, `topic-partition-offset`. A native record outside of a Cloud
 required there. All are the same when the record is delivered again; only the last changes when it is replayed.
 
 **The rest.** `tenant`, `conversation_id` and `created_at` of the format win over those of the CloudEvent, which are its
-extensions `tenant` and `conversationid` (else `subject`) and its `time`. Null means that there is none.
+extensions `tenant` and `conversationid` (else `subject`) and its `time`. Null means that there is none. Its extensions
+`traceparent` and `tracestate` (Distributed Tracing) go on to every event, unless the record has such headers itself.
 
 The rule for every format: unknown fields pass, wrong types do not, and nothing of the payload is repeated in an error.
 """
@@ -33,6 +34,7 @@ The rule for every format: unknown fields pass, wrong types do not, and nothing 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pydantic import ValidationError
 
@@ -74,7 +76,8 @@ def parse(payload: bytes | None, headers: Headers = (), *, origin: str | None = 
         fields = reading.fields
         if reading.anonymous and origin is not None and "id" not in fields:
             fields = fields | {"id": origin}
-        return OutputRecord.model_validate(fields).to_message()
+        message = OutputRecord.model_validate(fields).to_message()
+        return replace(message, trace=reading.trace) if reading.trace else message
     except ValidationError as error:
         raise first_problem(error) from None
 

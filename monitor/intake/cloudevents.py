@@ -40,6 +40,8 @@ class Envelope:
     time: str | None = None
     tenant: str | None = None
     conversation: str | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
 
     def complete(self, reading: Reading) -> Reading:
         """Return what was read of the data, with the envelope's fields in place of those that are missing or null."""
@@ -54,7 +56,11 @@ class Envelope:
         completed = fields | {k: v for k, v in mine.items() if v is not None and fields.get(k) is None}
         if self.id:
             completed.setdefault("id", f"{self.source}#{self.id}" if self.source else self.id)
-        return replace(reading, fields=completed)
+        return replace(reading, fields=completed, trace=self._trace())
+
+    def _trace(self) -> tuple[tuple[str, bytes], ...]:
+        named = (("traceparent", self.traceparent), ("tracestate", self.tracestate))
+        return tuple((name, value.encode()) for name, value in named if value)
 
 
 #: What most records have.
@@ -75,11 +81,13 @@ def from_headers(headers: Sequence[tuple[str, bytes | None]]) -> Envelope:
         time=header_value(headers, "ce_time"),
         tenant=header_value(headers, "ce_tenant"),
         conversation=header_value(headers, "ce_conversationid"),
+        traceparent=header_value(headers, "ce_traceparent"),
+        tracestate=header_value(headers, "ce_tracestate"),
     )
 
 
 class StructuredEvent(BaseModel):
-    """An event in structured mode. Extensions are top-level members; others than these two are passed over."""
+    """An event in structured mode. Extensions are top-level members; others than these four are passed over."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, hide_input_in_errors=True)
 
@@ -92,13 +100,24 @@ class StructuredEvent(BaseModel):
     time: str | None = None
     tenant: str | None = None
     conversationid: str | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
     data: Any = None
     data_base64: str | None = None
 
     @property
     def envelope(self) -> Envelope:
         """What its attributes say about the message in it."""
-        return Envelope(self.id, self.source, self.subject, self.time, self.tenant, self.conversationid)
+        return Envelope(
+            id=self.id,
+            source=self.source,
+            subject=self.subject,
+            time=self.time,
+            tenant=self.tenant,
+            conversation=self.conversationid,
+            traceparent=self.traceparent,
+            tracestate=self.tracestate,
+        )
 
     def content(self) -> tuple[MediaType, object]:
         """Return what the data is, and the data: bytes where it was Base64, else the JSON value.

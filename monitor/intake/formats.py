@@ -13,11 +13,13 @@ from monitor.intake.problems import wrong_type
 class Reading:
     """The fields of the native record that a value stands for; what it does not say is left out.
 
-    `anonymous`: its format asks for no id, so that one may be made up where there is none.
+    `anonymous`: its format asks for no id, so that one may be made up where there is none. `trace`: the trace context
+    of the CloudEvent around it, as headers.
     """
 
     fields: dict[str, Any]
     anonymous: bool = False
+    trace: tuple[tuple[str, bytes], ...] = ()
 
 
 def read_value(value: object) -> Reading:

@@ -8,10 +8,12 @@ import pytest
 from aiokafka import ConsumerRecord
 from structlog.testing import capture_logs
 
-from monitor.agents import ChunkHandler, FailureLimit, ScreenAgent
+from monitor.agents import ChunkHandler, FailureLimit, ScreenAgent, _done_key
 from monitor.errors import DeadLetterLimit, ModelMismatch, ScorerFailed
 from monitor.events import EventFactory, Topics
 from monitor.memory import MemoryStore
+from monitor.models.switch import ModelSwitch, Serving
+from monitor.package import ModelPackage
 from monitor.publisher import Event
 from monitor.screening import Screening, VerdictStore
 from monitor.types import MessageVerdict, ModelScores
@@ -49,6 +51,10 @@ def headers(event: Event) -> dict[str, bytes]:
     return dict(event.headers)
 
 
+def _no_other(package: ModelPackage) -> Serving:
+    raise AssertionError(package)
+
+
 class Harness:
     """A handler and all around it."""
 
@@ -65,12 +71,13 @@ class Harness:
         self.scorer = scorer or FakeScorer()
         self.publisher = publisher or RecordingPublisher()
         self.store = store or MemoryStore()
-        screening = Screening(make_package(), assessment=make_assessment(self.scorer), store=self.store)
+        package = make_package()
+        screening = Screening(package, assessment=make_assessment(self.scorer), store=self.store)
         topics = Topics(flags="flags", review="review", deadletter="dead", verdicts="verdicts" if audit else None)
+        made = events(topics, model=screening.model, thresholds=screening.thresholds, include_text=True)
         self.handler = ChunkHandler(
-            screening=screening,
+            models=ModelSwitch(_no_other, Serving(package, screening, made)),
             store=self.store,
-            events=events(topics, model=screening.model, thresholds=screening.thresholds, include_text=True),
             publisher=self.publisher,
             attempts=2,
             failures=FailureLimit(failures),
@@ -286,7 +293,7 @@ async def test_a_broker_that_refuses_even_that_stops_the_worker() -> None:
     harness = Harness(publisher=RecordingPublisher(refuse=lambda event: event.topic in ("flags", "dead")))
     with pytest.raises(DeadLetterLimit):
         await harness.handle(message(0, UNSAFE))
-    assert await harness.store.get([harness.handler._done_key(message(0, UNSAFE))]) == [None]
+    assert await harness.store.get([_done_key(make_package().reference, message(0, UNSAFE))]) == [None]
 
 
 @pytest.mark.parametrize(

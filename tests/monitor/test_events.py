@@ -97,6 +97,15 @@ def test_events_carry_cloudevents_headers_and_the_trace() -> None:
         )
 
 
+def test_the_trace_of_a_cloud_event_goes_on_where_the_record_has_none() -> None:
+    inner = (("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),)
+    traced = replace(MIXED, message=replace(MIXED.message, trace=inner))
+    for event in factory(audit=True).of_verdict(record(headers=()), traced):
+        assert event.headers[-1:] == inner
+    for event in factory(audit=True).of_verdict(record(), traced):
+        assert event.headers[-2:] == TRACE
+
+
 def test_without_a_trace_none_is_made_up() -> None:
     event = factory().of_verdict(record(headers=()), MIXED)[0]
     assert not {name for name, _ in event.headers} & {"traceparent", "tracestate"}

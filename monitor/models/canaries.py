@@ -1,0 +1,32 @@
+"""Statements whose verdicts a package carries: what it decides here must be what it decided when it was exported.
+
+They find what digests cannot: another version of ONNX Runtime that computes otherwise, a server with other weights, a
+tokenizer library that cuts differently, a change of the monitor's own code. Scores far from the thresholds were chosen,
+so that rounding flips none.
+"""
+
+from __future__ import annotations
+
+from monitor.package import CanarySpec
+from monitor.screening import Screening
+from monitor.types import Message
+
+#: Largest difference of a score. A GPU's fp16 graph differs from fp32 by up to 0.02.
+TOLERANCE = 0.05
+
+
+async def failures(screening: Screening, canaries: list[CanarySpec]) -> list[str]:
+    """Return one line for each canary that is decided otherwise than it should be; none means that all is well.
+
+    Raises:
+        ScorerUnavailable: the model does not answer now.
+        ScorerFailed: it answered with an error or nonsense.
+        ModelMismatch: it is another model than the package's.
+    """
+    verdicts = await screening.screen([Message(id=f"canary-{i}", text=c.text) for i, c in enumerate(canaries)])
+    return [
+        f"canary {i + 1}: {found.verdict.value} at {found.score:.3f}, not {expected.verdict.value} at "
+        f"{expected.score:.3f}"
+        for i, (expected, found) in enumerate(zip(canaries, verdicts, strict=True))
+        if found.verdict is not expected.verdict or abs(found.score - expected.score) > TOLERANCE
+    ]

@@ -1,0 +1,133 @@
+"""Read spans of a topic once, in batches, without joining a group; stop in good order when asked to."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from time import monotonic
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+
+from monitor.errors import GuardlineError
+from monitor.replay.places import Span
+
+#: Seconds without a record, where there should be some, after which the broker is given up.
+_SILENCE = 60.0
+_POLL = 500  # milliseconds
+
+
+@asynccontextmanager
+async def opened(bootstrap: str, *, group: str | None = None) -> AsyncIterator[AIOKafkaConsumer]:
+    """Yield a connected consumer. `group` is where offsets may be committed; no partitions are asked of it.
+
+    Raises:
+        GuardlineError: the broker does not answer, now or later.
+    """
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap,
+        client_id="guardline-replay",
+        group_id=group,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+    )
+    try:
+        with _translated(bootstrap):
+            await consumer.start()
+            # aiokafka's own tasks must have begun: `stop` would raise the cancellation of one that has not.
+            await asyncio.sleep(0)
+            yield consumer
+    finally:
+        await consumer.stop()
+
+
+async def topics_of(bootstrap: str) -> dict[str, list[TopicPartition]]:
+    """Return the topics of the broker and their partitions, in order. Asks for all, so that none is made by asking.
+
+    Raises:
+        GuardlineError: the broker does not answer.
+    """
+    client = AIOKafkaClient(bootstrap_servers=bootstrap, client_id="guardline-replay")
+    try:
+        with _translated(bootstrap):
+            await client.bootstrap()
+            cluster = await client.fetch_all_metadata()
+    finally:
+        await client.close()
+    return {
+        topic: [TopicPartition(topic, number) for number in sorted(cluster.partitions_for_topic(topic) or ())]
+        for topic in cluster.topics()
+    }
+
+
+@contextmanager
+def _translated(bootstrap: str) -> Iterator[None]:
+    try:
+        yield
+    except OffsetOutOfRangeError as error:
+        raise GuardlineError(
+            "records vanished while they were read, by the topic's retention: begin again with --from earliest"
+        ) from error
+    except KafkaError as error:
+        raise GuardlineError(
+            f"Kafka at {bootstrap} does not answer ({error!r}): set GUARDLINE_KAFKA_BOOTSTRAP, or start a broker"
+        ) from error
+
+
+async def batches(
+    consumer: AIOKafkaConsumer, spans: Mapping[TopicPartition, Span], *, most: int, stop: asyncio.Event
+) -> AsyncIterator[list[ConsumerRecord]]:
+    """Yield the records of the spans, up to `most` at once, in order within each partition, until `stop` is set.
+
+    Bounded in memory by what the consumer fetches ahead: a megabyte a partition, or one record that is larger.
+
+    Raises:
+        GuardlineError: nothing came for a minute.
+    """
+    unread = {partition for partition, span in spans.items() if len(span)}
+    if not unread:
+        return
+    consumer.assign(sorted(spans))  # all of them: only of assigned partitions may offsets be committed
+    for partition, span in spans.items():
+        consumer.seek(partition, span.start)
+    consumer.pause(*(spans.keys() - unread))
+    heard = monotonic()
+    while unread and not stop.is_set():
+        fetched = await consumer.getmany(*unread, timeout_ms=_POLL, max_records=most)
+        records = [r for p, found in fetched.items() for r in found if r.offset < spans[p].end]
+        if fetched:
+            heard = monotonic()
+        elif monotonic() - heard > _SILENCE:
+            raise GuardlineError(
+                f"no record came for {_SILENCE:.0f} s: is the broker overloaded, or a partition offline?"
+            )
+        # By position and not by the last record: compaction and transaction markers leave offsets without a record.
+        unread -= {p for p in unread if await consumer.position(p) >= spans[p].end}
+        consumer.pause(*(spans.keys() - unread))
+        if records:
+            yield records
+
+
+@contextmanager
+def stopping_on_signals(stop: asyncio.Event) -> Iterator[None]:
+    """Set `stop` on the first SIGINT or SIGTERM; a second one ends the process as usual."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def restore() -> None:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+    def on_signal() -> None:
+        stop.set()
+        restore()
+
+    for number in numbers:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield
+    finally:
+        restore()
