@@ -17,12 +17,18 @@ from monitor.errors import ConfigurationError, GuardlineError
 
 _GROUP = "guardline.commands"
 #: In the order of use; commands of other distributions follow.
-_ORDER = ("demo", "check", "monitor", "replay", "train", "package", "evaluate", "guideline-diff", "doctor")
+_ORDER = (
+    "demo", "check", "monitor", "replay", "models", "promote", "rollback", "train", "package", "evaluate",
+    "guideline-diff", "doctor",
+)  # fmt: skip
 _HELP = {
     "demo": "Train a model if there is none, then screen a stream of LLM answers live.",
     "check": "Check a text, or a file of texts, without a broker.",
     "monitor": "Run the streaming worker.",
     "replay": "Send dead letters back; judge past inputs with another model.",
+    "models": "Show which model is in use, and how a challenger differs from it.",
+    "promote": "Check a model package and let the running monitors move to it.",
+    "rollback": "Let the running monitors go back to the model before.",
     "train": "Train a model package from a guideline and its corpus.",
     "package": "Make a model package for a guideline without training on it.",
     "evaluate": "Print how a run's model does, or several runs; import reviewers' labels.",

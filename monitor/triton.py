@@ -41,9 +41,16 @@ class TritonBackend:
         self._spec = spec
         self._url = url
         self._timeout = timeout
-        self._client = triton.InferenceServerClient(url, channel_args=_CHANNEL)
+        self._channel: triton.InferenceServerClient | None = None
         self._digest = package.sha256(spec)
         self._version: int | None = None  # the server's number for these weights; none until it was asked
+
+    @property
+    def _client(self) -> triton.InferenceServerClient:
+        """The connection, made where it is used: backends are built in threads, which have no event loop."""
+        if self._channel is None:
+            self._channel = triton.InferenceServerClient(self._url, channel_args=_CHANNEL)
+        return self._channel
 
     def _translate(self, error: Exception) -> Exception:
         if isinstance(error, InferenceServerException) and str(error.status()) in _MISMATCH:
@@ -112,4 +119,5 @@ class TritonBackend:
 
     async def close(self) -> None:
         """Close the channel."""
-        await self._client.close()
+        if self._channel is not None:
+            await self._channel.close()
