@@ -7,16 +7,18 @@ STAMP := $(VENV)/.installed
 TRITON_STAMP := $(TRITON)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
+STREAM_PEERS := .venv-stream-peers
+STREAM_PEERS_STAMP := $(STREAM_PEERS)/.installed
 PIP := -m pip --disable-pip-version-check
 # Models come from disk; nothing is asked of a hub.
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format bench bench-styles bench-verifier bench-vignettes bench-peers clean
+.PHONY: help demo test lint types format faults soak bench bench-stream bench-end-to-end bench-latency bench-serving bench-styles bench-verifier bench-vignettes bench-peers clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) > /dev/null || { echo "Python 3.11 is needed: set PYTHON=/path/to/python3.11"; exit 1; }
@@ -40,6 +42,13 @@ $(PEERS_STAMP): tests/benchmarks/peers/requirements.txt
 	$(PEERS)/bin/python $(PIP) install --quiet --requirement tests/benchmarks/peers/requirements.txt
 	@touch $@
 
+# What other stream processors want is theirs alone.
+$(STREAM_PEERS_STAMP): tests/benchmarks/stream_peers/requirements.txt
+	test -x $(STREAM_PEERS)/bin/python || $(PYTHON) -m venv $(STREAM_PEERS)
+	$(STREAM_PEERS)/bin/python $(PIP) install --quiet --upgrade "pip>=24"
+	$(STREAM_PEERS)/bin/python $(PIP) install --quiet --requirement tests/benchmarks/stream_peers/requirements.txt
+	@touch $@
+
 demo: $(STAMP) ## Train a model if there is none, then screen 320 LLM answers and end
 	$(BIN)/guardline demo --once
 
@@ -61,6 +70,25 @@ format: $(STAMP) ## Rewrite the code in its one format
 
 bench: $(STAMP) ## Measure the path from text to verdict: planned batches against arrival order
 	$(BIN)/python -m tests.benchmarks.batching
+
+faults: $(STAMP) $(TRITON_STAMP) ## Kill, stop and break everything, and account for every input (under 20 minutes)
+	@sh deploy/test-services.sh
+	$(BIN)/python -m tests.faults
+
+bench-stream: $(STAMP) $(STREAM_PEERS_STAMP) ## CPU per message: aiokafka, Quix Streams, stock Faust, ours
+	$(BIN)/python -m tests.benchmarks.stream
+
+bench-end-to-end: $(STAMP) ## Statements per second through the whole monitor against the bare models
+	$(BIN)/python -m tests.benchmarks.end_to_end
+
+bench-latency: $(STAMP) ## Latency at 25, 50 and 75% of capacity, with a plot
+	$(BIN)/python -m tests.benchmarks.latency
+
+bench-serving: $(STAMP) $(TRITON_STAMP) ## Batching, fusion, eight bits and Triton, as fractions of the GEMM peak
+	$(BIN)/python -m tests.benchmarks.serving
+
+soak: $(STAMP) ## Ten minutes of steady load: memory and a count of every input
+	$(BIN)/python -m tests.benchmarks.soak --minutes 10
 
 bench-styles: $(STAMP) ## Leave styles out: frozen, cross-entropy, SupCon, recommendation-aware SupCon (an hour)
 	$(BIN)/python -m tests.benchmarks.leave_one_style_out
