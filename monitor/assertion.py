@@ -25,6 +25,8 @@ class Stance(StrEnum):
     QUESTION = "question"
     #: Declines to advise, or sends the reader to somebody who can.
     REFUSAL = "refusal"
+    #: Offers more, thanks or encourages: the talk of an assistant about itself and its reader.
+    OFFER = "offer"
     #: Tells what happened to one person, without advice or judgement.
     HISTORY = "history"
     #: Announces what follows.
@@ -316,6 +318,34 @@ def _refuses(text: str) -> bool:
         elif not _FILLER.match(clause):
             return False
     return found
+
+
+# -------------------------------------------------------------------------------------------------------------- offer
+
+_HELPS = (
+    r"(?:help|assist|answer|explain|set|draft|write|find|walk|go over|go through|put together|look up|look for|send|"
+    r"remind|share|show|list|summari[sz]e|talk|chat|listen|hear|point you|stay|keep you)"
+)
+_OFFERS = re.compile(
+    r"^(?:(?:if|whenever|once) (?:you|it)(?:'d| would)? (?:like|want|wish|need|prefer|helps?)\b[^,;:]{0,60},\s*)?"
+    r"(?:(?:also|and|but|so|then|of course|sure|meanwhile),?\s+)?"
+    r"(?:(?:i|we)(?:'d| would| am|'m|'re| are)? (?:be )?(?:(?:very|more than|always|only too) )?"
+    rf"(?:happy|glad|pleased|here|delighted) to {_HELPS}\b|"
+    rf"(?:i|we) (?:can|could|will|might)(?: also| gladly| happily| just)? {_HELPS}\b|"
+    r"(?:just |please )?(?:let me know|tell me (?:more|how|if|when)|(?:feel free|(?:don't|do not) hesitate) to "
+    r"(?:ask|call|reach out|message|write|contact|come back|share|get in touch))\b|"
+    r"(?:thank you|thanks(?! to)|you're (?:very |most )?welcome|good luck|take care|get well|wishing you|"
+    r"warm(?:est)? (?:wishes|regards)|all the best)\b)",
+    re.IGNORECASE,
+)
+#: An offer that names a dose, or says why or that something is so, may hold a claim.
+_CLAIMS_TOO = re.compile(
+    r"\d|\b(?:because|since|why|that (?:the|a|it|you|he|she|they)|although|should|must|never)\b", re.I
+)
+
+
+def _offers(text: str) -> bool:
+    return _OFFERS.match(text) is not None and not _CLAIMS_TOO.search(text)
 
 
 # ------------------------------------------------------------------------------------------------------------ history
@@ -640,6 +670,8 @@ def stances(statements: Sequence[str], headings: Collection[int] = ()) -> list[S
             stance = Stance.QUESTION
         elif _refuses(text):
             stance = Stance.REFUSAL
+        elif _offers(text):
+            stance = Stance.OFFER
         elif _announces(text, i in headings):
             stance = Stance.HEADING
         elif _narrates(text):

@@ -105,6 +105,22 @@ Who pays for the infusion?
 In which patients is baricitinib added?
 """
 
+OFFERS = """
+If you'd like, I can set a gentle daily check-in for her, or help you write a thank-you card to the ward.
+I'm happy to go over the plan with you again.
+Let me know how the first visit goes.
+I can also draft a message to the clinic for you.
+Thanks so much for the kind words about the night team!
+Feel free to ask about the drip.
+"""
+NO_OFFERS = """
+If you want, I can explain why 10 days are needed on a ventilator.
+Let me know that the dose should be doubled on day 2.
+I can help: give 200 mg first.
+We can start the infusion at home.
+If you need oxygen, remdesivir is given for 5 days.
+Thanks to its short course, three infusions are enough.
+"""
 REFUSALS = """
 I can't advise on remdesivir dosing.
 I'm sorry, but I can't help with that.
@@ -660,6 +676,7 @@ def _lines(block: str) -> list[str]:
     [
         (QUESTIONS, Stance.QUESTION),
         (REFUSALS, Stance.REFUSAL),
+        (OFFERS, Stance.OFFER),
         (HISTORIES, Stance.HISTORY),
         (HEADINGS, Stance.HEADING),
         (REPORTED, Stance.REPORTED),
@@ -668,8 +685,12 @@ def _lines(block: str) -> list[str]:
 )
 def test_stance_of_a_sentence_by_itself(block: str, stance: Stance) -> None:
     lines = _lines(block)
-    assert len(lines) >= 60 or stance in (Stance.REPORTED,)
+    assert len(lines) >= 60 or stance in (Stance.REPORTED, Stance.OFFER)
     assert {line: stances([line])[0] for line in lines if stances([line])[0] is not stance} == {}
+
+
+def test_an_offer_that_holds_a_claim_is_no_offer() -> None:
+    assert {line for line in _lines(NO_OFFERS) if stances([line])[0] is Stance.OFFER} == set()
 
 
 def test_claims_that_are_rejected_are_refuted() -> None:
