@@ -108,13 +108,34 @@ class KafkaPublisher:
         except (KafkaError, OSError) as error:  # a TimeoutError is an OSError
             _log.warning("producer_not_stopped", error=repr(error))
 
-    async def _send(self, producer: AIOKafkaProducer, event: Event) -> None:
-        acknowledged = await producer.send(event.topic, value=event.value, key=event.key, headers=list(event.headers))
-        waiting = asyncio.ensure_future(acknowledged)
-        while not (await asyncio.wait({waiting}, timeout=self._timeout))[0]:
-            HEARTBEAT.beat()
-            _log.warning("no_acknowledgement", topic=event.topic, seconds=self._timeout, action="waiting on")
-        waiting.result()
+    async def _send(self, producer: AIOKafkaProducer, event: Event) -> asyncio.Future[object]:
+        """Hand one event to the producer; what is returned is done when the broker has answered."""
+        # A producer that is discarded meanwhile, for another event's error, never answers who waits for its metadata.
+        async with asyncio.timeout(self._timeout):
+            acknowledged: asyncio.Future[object] = await producer.send(
+                event.topic, value=event.value, key=event.key, headers=list(event.headers)
+            )
+        return acknowledged
+
+    async def _answered(self, waiting: Sequence[asyncio.Future[object]]) -> None:
+        """Return when all are done, however long that takes."""
+        pending = set(waiting)
+        while pending:
+            _, pending = await asyncio.wait(pending, timeout=self._timeout)
+            if pending:
+                HEARTBEAT.beat()
+                _log.warning("no_acknowledgement", events=len(pending), seconds=self._timeout, action="waiting on")
+
+    async def _publish_together(self, producer: AIOKafkaProducer, events: Sequence[Event]) -> list[Event]:
+        """Send all and wait once for all, without a task for each; return those that failed."""
+        failed, sent = [], []
+        for event in events:
+            try:
+                sent.append((event, await self._send(producer, event)))
+            except (KafkaError, OSError):
+                failed.append(event)
+        await self._answered([future for _, future in sent])
+        return failed + [event for event, future in sent if future.exception() is not None]
 
     async def _publish_one(self, event: Event) -> bool:
         waits = delays()
@@ -122,7 +143,9 @@ class KafkaPublisher:
             producer = None
             try:
                 producer = await self._ready()
-                await self._send(producer, event)
+                waiting = await self._send(producer, event)
+                await self._answered([waiting])
+                waiting.result()
             except MessageSizeTooLargeError:
                 return False
             except (KafkaError, OSError) as error:
@@ -140,8 +163,10 @@ class KafkaPublisher:
         """See `Publisher.publish`."""
         if not events:
             return []
-        accepted = await asyncio.gather(*map(self._publish_one, events))
-        return [event for event, ok in zip(events, accepted, strict=True) if not ok]
+        # What fails goes the careful way, which tells refusals from outages and a broken producer from a broken broker.
+        careful = await self._publish_together(self._producer, events) if self._producer else events
+        accepted = await asyncio.gather(*map(self._publish_one, careful))
+        return [event for event, ok in zip(careful, accepted, strict=True) if not ok]
 
     async def start(self) -> None:
         """Connect, retrying while the broker is away."""

@@ -278,8 +278,8 @@ class ChunkConsumer(Consumer):
 
     async def _raise_group_error(self) -> None:
         consumer = self._thread._ensure_consumer()
-        # Full agents stop the fetches, and after `max_poll_interval` without one aiokafka leaves the group and waits for
-        # the next before it joins again, while Faust fetches nothing until it has partitions: nobody would ever move.
+        # Full agents stop the fetches, and after `max_poll_interval` without one aiokafka leaves the group and waits
+        # for the next before it joins again, while Faust fetches nothing until it has partitions: neither would move.
         # This worker waits on purpose, and this task shows that its loop is alive, so it counts as a fetch.
         with consumer._subscription.fetch_context():
             pass

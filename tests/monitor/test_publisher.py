@@ -203,6 +203,24 @@ async def test_a_late_acknowledgement_is_waited_for_and_sent_once(
     assert sent == ["topic"]
 
 
+async def test_a_send_whose_producer_was_discarded_meanwhile_is_tried_again(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiokafka leaves it waiting for the topic's metadata for ever."""
+    send, hung = FakeProducer.send, []
+
+    async def hanging(self: FakeProducer, topic: str, **event: Any) -> asyncio.Future[None]:
+        if not hung:
+            hung.append(topic)
+            await asyncio.Event().wait()
+        return await send(self, topic, **event)
+
+    monkeypatch.setattr(FakeProducer, "send", hanging)
+    assert await KafkaPublisher("broker:9092", timeout=0.01).publish(EVENTS) == []
+    assert hung
+    assert sorted(event.value or b"" for event in broker.received) == [event.value for event in EVENTS]
+
+
 async def test_close_stops_the_producer_once_and_an_unused_publisher_needs_none(broker: Broker) -> None:
     publisher = KafkaPublisher("host:9092")
     await publisher.close()

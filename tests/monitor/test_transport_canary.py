@@ -15,7 +15,7 @@ import faust.transport
 import pytest
 from aiokafka.consumer.consumer import AIOKafkaConsumer
 from aiokafka.consumer.group_coordinator import GroupCoordinator
-from aiokafka.consumer.subscription_state import Assignment, TopicPartitionState
+from aiokafka.consumer.subscription_state import Assignment, SubscriptionState, TopicPartitionState
 from faust.app.base import App
 from faust.tables.recovery import Recovery
 from faust.transport.consumer import Consumer, Fetcher
@@ -65,6 +65,7 @@ FINGERPRINTS: list[tuple[Callable[..., Any], str, str]] = [
         "39a2c6c79fc1455a",
         "records and position advance together",
     ),
+    (SubscriptionState.fetch_context, "ff2a654dca239cfe", "an empty one ends the time without a fetch"),
 ]
 CYTHON = [
     (
