@@ -18,13 +18,14 @@ from monitor.errors import ConfigurationError, GuardlineError
 _GROUP = "guardline.commands"
 #: In the order of use; commands of other distributions follow.
 _ORDER = (
-    "demo", "check", "monitor", "replay", "models", "promote", "rollback", "train", "package", "evaluate",
+    "demo", "check", "monitor", "alerts", "replay", "models", "promote", "rollback", "train", "package", "evaluate",
     "guideline-diff", "doctor",
 )  # fmt: skip
 _HELP = {
     "demo": "Train a model if there is none, then screen a stream of LLM answers live.",
     "check": "Check a text, or a file of texts, without a broker.",
     "monitor": "Run the streaming worker.",
+    "alerts": "Send flags to webhooks, Slack, PagerDuty, mail, a file or the terminal.",
     "replay": "Send dead letters back; judge past inputs with another model.",
     "models": "Show which model is in use, and how a challenger differs from it.",
     "promote": "Check a model package and let the running monitors move to it.",
