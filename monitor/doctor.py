@@ -1,6 +1,8 @@
 """`guardline doctor`: what is installed, which services answer, which model is active.
 
 Checks what the settings ask for and nothing else: Redis only when it is the store, Triton only when it is the scorer.
+Whatever is wrong is said in one line that ends with what to do. Of Triton that is: no server, a model that is not
+loaded, other weights than the package's, a model that does not compute.
 """
 
 from __future__ import annotations
@@ -14,16 +16,19 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 import click
+import numpy as np
 import orjson
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from monitor.errors import GuardlineError, ScorerUnavailable
+from monitor.errors import ConfigurationError, GuardlineError, ModelMismatch, ScorerUnavailable
 from monitor.package import EncoderSpec, ModelPackage, VerifierSpec
 from monitor.settings import Settings, load_settings
 
 _TIMEOUT = 3.0
+#: Seconds for all that Triton is asked, a first inference among them.
+_TRITON_TIMEOUT = 15.0
 _EXTRAS = {
     "monitor": ("faust-streaming", "aiokafka", "tritonclient", "redis", "uvloop"),
     "trainer": ("torch", "transformers", "scikit-learn", "onnx"),
@@ -52,11 +57,17 @@ def _installed(extra: str, distributions: tuple[str, ...]) -> Finding:
     return Finding(f"extra {extra}", not missing, detail, needed=False)
 
 
-def _model(settings: Settings) -> Finding:
+def _package(settings: Settings) -> ModelPackage | GuardlineError:
+    """Return the package, or why it cannot be used."""
     try:
-        package = ModelPackage.load(settings.model)
-    except GuardlineError as error:
-        return Finding("model", False, str(error))
+        return ModelPackage.load(settings.model)
+    except (ConfigurationError, ModelMismatch) as error:
+        return error
+
+
+def _model(settings: Settings, package: ModelPackage | GuardlineError) -> Finding:
+    if isinstance(package, GuardlineError):
+        return Finding("model", False, f"{package} (GUARDLINE_MODEL names the package)")
     manifest = package.manifest
     verifier = (
         "no verifier" if manifest.verifier is None else "verifier" if settings.verify else "verifier switched off"
@@ -69,13 +80,22 @@ def _model(settings: Settings) -> Finding:
     )
 
 
-async def _answers(what: str, where: str, probe: Callable[[], Awaitable[str]], help_: str) -> Finding:
+async def _answers(
+    what: str, where: str, probe: Callable[[], Awaitable[str]], help_: str, patience: float = _TIMEOUT
+) -> Finding:
+    """Return what a probe finds; what it raises of ours says by itself what to do, anything else is no answer."""
     try:
-        async with asyncio.timeout(_TIMEOUT):
+        async with asyncio.timeout(patience):
             return Finding(what, True, f"{where}: {await probe()}")
+    except GuardlineError as error:
+        return Finding(what, False, _line(str(error)))
     except Exception as error:  # whatever a client raises, the finding is the same
-        reason = str(error) or type(error).__name__
+        reason = _line(str(error)) or type(error).__name__
         return Finding(what, False, f"{where} does not answer ({reason}): {help_}")
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 async def _kafka(settings: Settings) -> str:
@@ -99,25 +119,55 @@ async def _redis(settings: Settings) -> str:
     return "answers"
 
 
-async def _triton(settings: Settings) -> str:
+async def _live(url: str) -> bool:
+    """Tell whether a Triton server is alive at `url`; whatever the client raises means that none is."""
+    import tritonclient.grpc.aio as triton
+
+    client = triton.InferenceServerClient(url)
+    try:
+        return bool(await client.is_server_live(client_timeout=_TIMEOUT))
+    finally:
+        await client.close()
+
+
+async def _computes(settings: Settings, package: ModelPackage, spec: EncoderSpec | VerifierSpec) -> None:
+    """Have one model of the server compute something.
+
+    Raises:
+        ScorerUnavailable: it is not loaded, or does not answer.
+        ModelMismatch: it has other weights or tensors than the package.
+        ScorerFailed: it answers with an error.
+    """
     from monitor.triton import TritonBackend
 
-    package = ModelPackage.load(settings.model)
+    backend = TritonBackend(package, spec, url=settings.triton_url, timeout=_TRITON_TIMEOUT)
+    try:
+        if not await backend.ready():
+            raise ScorerUnavailable(
+                f"{settings.triton_url} answers, but its model `{spec.model}` is not loaded: load it there "
+                f"(`guardline promote`), or start Triton with {package.path} as its repository"
+            )
+        row = np.zeros((1, 2), dtype=np.int64)  # padding: a token of every vocabulary
+        await backend.infer(row, np.ones_like(row))
+    finally:
+        await backend.close()
+
+
+async def _triton(settings: Settings, package: ModelPackage | GuardlineError) -> str:
+    if not await _live(settings.triton_url):
+        raise ScorerUnavailable(f"{settings.triton_url} is shutting down: wait for it, or start it again")
+    if isinstance(package, GuardlineError):
+        return "answers; not asked for its models, because the package cannot be used"
     manifest = package.manifest
     specs: list[EncoderSpec | VerifierSpec] = [manifest.encoder]
     if manifest.verifier is not None and settings.verify:
         specs.append(manifest.verifier)
     for spec in specs:
-        backend = TritonBackend(package, spec, url=settings.triton_url, timeout=_TIMEOUT)
-        try:
-            if not await backend.ready():
-                raise ScorerUnavailable(f"not there, or its model `{spec.model}` is not loaded")
-        finally:
-            await backend.close()
-    return "answers, models ready"
+        await _computes(settings, package, spec)
+    return f"answers, serves {' and '.join(spec.model for spec in specs)} of {manifest.name} {manifest.version}"
 
 
-async def _services(settings: Settings) -> list[Finding]:
+async def _services(settings: Settings, package: ModelPackage | GuardlineError) -> list[Finding]:
     # Faust replaces itself by a module without a specification once it is imported.
     if "faust" not in sys.modules and importlib.util.find_spec("faust") is None:
         return [Finding("services", False, "not asked: the extra `monitor` is not installed", needed=False)]
@@ -136,8 +186,9 @@ async def _services(settings: Settings) -> list[Finding]:
             await _answers(
                 "triton",
                 settings.triton_url,
-                lambda: _triton(settings),
-                "set GUARDLINE_TRITON_URL, or GUARDLINE_SCORER=onnx",
+                lambda: _triton(settings, package),
+                "start Triton, set GUARDLINE_TRITON_URL (host:port of gRPC), or GUARDLINE_SCORER=onnx",
+                _TRITON_TIMEOUT,
             )
         )
     return findings
@@ -147,7 +198,8 @@ def findings(settings: Settings) -> list[Finding]:
     """Return everything that was looked at, in the order of the report."""
     python = Finding("python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.machine()}")
     extras = [_installed(extra, names) for extra, names in _EXTRAS.items()]
-    return [python, *extras, _model(settings), *asyncio.run(_services(settings))]
+    package = _package(settings)
+    return [python, *extras, _model(settings, package), *asyncio.run(_services(settings, package))]
 
 
 @click.command()

@@ -282,7 +282,9 @@ class ModelPackage:
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, problem["loc"]))
-            raise ModelMismatch(f"{file}: {where}: {problem['msg']}") from error
+            raise ModelMismatch(
+                f"{file}: {where}: {problem['msg']}: export the package again or upgrade guardline"
+            ) from error
         package = cls(path, manifest)
         package._check()
         return package
@@ -311,11 +313,17 @@ class ModelPackage:
                 raise ModelMismatch(f"{self.path}: {name} is not the file that was exported: export the package again")
         ids = {r.id for r in manifest.recommendations}
         if {*manifest.alignment.classes} != ids | {OUT_OF_SCOPE}:
-            raise ModelMismatch(f"{self.path}: the alignment's classes are not the recommendations and {OUT_OF_SCOPE}")
+            raise ModelMismatch(
+                f"{self.path}: the alignment's classes are not the recommendations and {OUT_OF_SCOPE}: export the "
+                "package again"
+            )
         for name, head in (("alignment", manifest.alignment), ("category", manifest.category)):
             n, dimension = len(head.classes), manifest.encoder.dimension
             if [len(row) for row in head.weights] != [dimension] * n or len(head.bias) != n:
-                raise ModelMismatch(f"{self.path}: the {name} head is not {n} classes by {dimension} dimensions")
+                raise ModelMismatch(
+                    f"{self.path}: the {name} head is not {n} classes by {dimension} dimensions: export the package "
+                    "again"
+                )
 
     def _check_logistic(self, name: str, spec: LogisticSpec, known: Sequence[str]) -> None:
         where = f"{self.path}: combination.{name}"

@@ -128,12 +128,14 @@ class KafkaPublisher:
 
     async def _publish_together(self, producer: AIOKafkaProducer, events: Sequence[Event]) -> list[Event]:
         """Send all and wait once for all, without a task for each; return those that failed."""
-        failed, sent = [], []
-        for event in events:
+        failed: list[Event] = []
+        sent: list[tuple[Event, asyncio.Future[object]]] = []
+        for index, event in enumerate(events):
             try:
                 sent.append((event, await self._send(producer, event)))
             except (KafkaError, OSError):
-                failed.append(event)
+                failed += events[index:]  # each of the others might wait as long
+                break
         await self._answered([future for _, future in sent])
         return failed + [event for event, future in sent if future.exception() is not None]
 

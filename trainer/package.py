@@ -44,15 +44,18 @@ from trainer.artifacts import RunFolder, read_rows
 from trainer.errors import CorpusError
 from trainer.guideline import guidelines
 from trainer.guideline.guidelines import Pack
-from trainer.model import encoder, export
+from trainer.model import canaries, encoder, export
 from trainer.model.classifier import Classifier
+from trainer.model.graphs import encoder_graph, verifier_graph
 from trainer.model.heads import JointHead, is_unsafe
 from trainer.pipeline import SHIPPED
-from trainer.settings import DEFAULT_ENCODER
+from trainer.settings import DEFAULT_ENCODER, Precision
 from trainer.statements import corpus
+from trainer.statements.edits import guideline_example, number_edits
 from trainer.types import Example, Label, Recommendation
 from trainer.verifier import combining, shipped, zero_shot
 from trainer.verifier.crossencoder import PairReader
+from trainer.verifier.pretraining import DATA, read_all
 from trainer.verifier.zero_shot import Generic
 
 #: The only category: none was learnt. A claim that the structured reading can tell gets that reading's own.
@@ -62,6 +65,8 @@ _SUB_BATCH = 64
 #: Where what is no calibrated score is decided.
 _HALF = 0.5
 _SEED = 3
+#: Statements about other treatments among which the package's out-of-scope canaries are found.
+_OTHERS = 60
 
 
 @dataclass(frozen=True)
@@ -104,13 +109,20 @@ def _usable(output: Path) -> None:
         raise ConfigurationError(f"{output}: holds something that is no model package: name a new folder as --output")
 
 
+def _canary_texts(recommendations: Sequence[Recommendation]) -> list[str]:
+    """Return the guideline's own sentences, some with one number changed, and statements about other things."""
+    own = [guideline_example(r) for r in recommendations]
+    edited = number_edits(own, recommendations, random.Random(_SEED))
+    return [*(e.text for e in (*own, *edited)), *(pair.hypothesis for pair in read_all(DATA, None)[:_OTHERS])]
+
+
 def build(
     pack: Pack,
     output: Path,
     *,
     base: str = DEFAULT_ENCODER,
     start: Path = shipped.FOLDER,
-    eight_bit: bool = True,
+    precision: Precision = Precision.INT8,
     progress: Progress | None = None,
 ) -> Packaged:
     """Write a package; an old one stays until the new one is complete.
@@ -120,7 +132,7 @@ def build(
         output: folder of the package.
         base: the frozen encoder, by preset, name or path. The generic combination was fitted with the default.
         start: folder of the general verifier and the generic combination.
-        eight_bit: products and word embeddings of eight bits; else whole graphs, as a GPU wants them.
+        precision: of the graphs.
         progress: shows the steps.
 
     Raises:
@@ -145,14 +157,21 @@ def build(
         reader = PairReader(*shipped.load(start))
         heads = _heads(recommendations, pack, embedder, generic)
         models = export.Models(embedder, tokenizer, base, heads, reader, SHIPPED)
-        own = export.encoder_graph(
-            copy.deepcopy(embedder.encoder).cpu().float(), heads.joint, tokenizer, embedder.max_length
+        fixed = export.fixed_set(recommendations, [])
+        own = encoder_graph(
+            copy.deepcopy(embedder.encoder).cpu().float(),
+            heads.joint,
+            tokenizer,
+            embedder.max_length,
+            fixed=[text for _, text in fixed],
         )
-        export.write_graph(root, own, eight_bit=eight_bit)
+        export.write_graph(root, own, precision=precision)
         tokenizer.save(str(root / TOKENIZER), pretty=False)
         progress.update(task, advance=1, description="verifier")
-        read = export.verifier_graph(copy.deepcopy(reader.encoder).cpu().float(), reader.tokenizer, reader.max_length)
-        export.write_graph(root, read, eight_bit=eight_bit)
+        read = verifier_graph(
+            copy.deepcopy(reader.encoder).cpu().float(), reader.tokenizer, reader.max_length, fixed=fixed
+        )
+        export.write_graph(root, read, precision=precision)
         reader.tokenizer.no_truncation()
         reader.tokenizer.save(str(root / VERIFIER_TOKENIZER), pretty=False)
         progress.update(task, advance=1, description="manifest")
@@ -164,7 +183,8 @@ def build(
                 "corpus": CorpusSpec(sha256=manifest.corpus.sha256, statements=0, origin="none: nothing was trained"),
             }
         )
-        manifest = export.write_manifest(root, manifest)
+        chosen = canaries.choose(ModelPackage(root, manifest), _canary_texts(recommendations))
+        manifest = export.write_manifest(root, manifest.model_copy(update={"canaries": chosen}))
         ModelPackage.load(root)
         shutil.rmtree(output, ignore_errors=True)
         root.replace(output)
@@ -347,7 +367,13 @@ def _print_measured(measured: Measured, console: Console) -> None:
     required=True,
     help="Folder of the model package; a package that is there is replaced.",
 )
-@click.option("--whole", is_flag=True, help="Weights of 32 bits, for a GPU.  [default: eight bits, for CPUs]")
+@click.option(
+    "--precision",
+    type=click.Choice([precision.value for precision in Precision]),
+    default=Precision.INT8.value,
+    show_default=True,
+    help="int8 for CPUs, fp16 for GPUs, fp32 for either.",
+)
 @click.option(
     "--measure",
     "most",
@@ -355,7 +381,7 @@ def _print_measured(measured: Measured, console: Console) -> None:
     metavar="N",
     help="Then measure the package on N statements of the pack's corpus.",
 )
-def command(pack_: Path, output: Path, whole: bool, most: int | None) -> None:
+def command(pack_: Path, output: Path, precision: str, most: int | None) -> None:
     """Make a model package for a guideline without training on it.
 
     Recommendations come from the pack's curated list, or by rules from its documents. The general verifier that ships
@@ -364,7 +390,7 @@ def command(pack_: Path, output: Path, whole: bool, most: int | None) -> None:
     pack = Pack.load(pack_)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        made = build(pack, output, eight_bit=not whole, progress=progress)
+        made = build(pack, output, precision=Precision(precision), progress=progress)
     _print_made(made, pack, pack_, console)
     if most is not None:
         known = guidelines.extract(pack)

@@ -113,11 +113,20 @@ class ClassifierSettings:
     seed: int = 13  # of folds, halves and draws of one statement a family
 
 
+class Precision(StrEnum):
+    """What a package's graphs compute in."""
+
+    FP32 = "fp32"  # for either
+    FP16 = "fp16"  # halves, for GPUs
+    INT8 = "int8"  # products and word embeddings of eight bits, for CPUs
+
+
 @dataclass(frozen=True)
 class ExportSettings:
     """The model package."""
 
-    eight_bit: bool = False  # products and word embeddings of eight bits: for CPUs; a GPU wants the whole graph
+    precision: Precision = Precision.FP32
+    tensorrt: bool = False  # on a GPU through TensorRT: engines are built at the first start, which takes minutes
     trim: bool = False  # leave out word embeddings that neither statements nor pairs use; WordPiece only
 
 
@@ -160,7 +169,7 @@ PROFILES = {
         corpus=CorpusSettings(embedding_duplicates=False),
         encoder=EncoderSettings(epochs=6, max_minutes=3.8),
         verifier=VerifierSettings(epochs=0),  # as it ships: it has not seen the guideline
-        export=ExportSettings(eight_bit=True),
+        export=ExportSettings(precision=Precision.INT8),
         classifier=ClassifierSettings(head="joint"),
         evaluation=EvaluationSettings(bootstrap=100),
     ),
@@ -170,8 +179,8 @@ PROFILES = {
         "full",
         corpus=CorpusSettings(vignettes=0.3),
         encoder=EncoderSettings(epochs=6),
-        verifier=VerifierSettings(epochs=4),
-        export=ExportSettings(eight_bit=True, trim=True),
+        verifier=VerifierSettings(epochs=2),
+        export=ExportSettings(precision=Precision.INT8, trim=True),
     ),
     # Seconds: for tests of the machinery. Its model is not good for anything.
     "smoke": TrainSettings(

@@ -21,7 +21,14 @@ from trainer.llm.options import ProviderOptions, provider_options
 from trainer.llm.providers import ProviderSettings, load_provider
 from trainer.model import encoder
 from trainer.pipeline import STAGES, Pipeline, in_words, progress_bar, recorded_model
-from trainer.settings import DEFAULT_ENCODER, PROFILES, PretrainingSettings, TrainSettings, VerifierSettings
+from trainer.settings import (
+    DEFAULT_ENCODER,
+    PROFILES,
+    Precision,
+    PretrainingSettings,
+    TrainSettings,
+    VerifierSettings,
+)
 from trainer.statements import generation
 from trainer.statements.generation import GenerationSettings
 from trainer.statements.judge import require_other_model
@@ -209,7 +216,12 @@ def _cost(folder: RunFolder, models: Sequence[ProviderSettings]) -> str:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="With --pretrain: evidence pairs besides, {premise, hypothesis, label, group} a line, such as VitaminC's.",
 )
-@click.option("--precision", type=click.Choice(["fp32", "int8"]), help="Of the package: int8 for CPUs, fp32 for GPUs.")
+@click.option(
+    "--precision",
+    type=click.Choice([precision.value for precision in Precision]),
+    help="Of the package: int8 for CPUs, fp16 for GPUs, fp32 for either.  [default: the profile's]",
+)
+@click.option("--tensorrt", is_flag=True, help="With fp16 or fp32: have Triton run the package through TensorRT.")
 @click.option("--judge", "judge_", metavar="NAME|FILE", help="Another language model, to judge the statements.")
 @click.option(
     "--styles",
@@ -240,6 +252,7 @@ def command(
     pretrain: bool,
     evidence: Path | None,
     precision: str | None,
+    tensorrt: bool,
     judge_: str | None,
     styles: tuple[str, ...],
     per_style: int | None,
@@ -263,7 +276,11 @@ def command(
     settings = _settings(profile, base, pooling, seed, epochs)
     settings = replace(settings, verifier=_verifier(settings.verifier, verifier, verifier_epochs))
     if precision:
-        settings = replace(settings, export=replace(settings.export, eight_bit=precision == "int8"))
+        settings = replace(settings, export=replace(settings.export, precision=Precision(precision)))
+    if tensorrt:
+        if settings.export.precision is Precision.INT8:
+            raise click.UsageError("--tensorrt cannot run a package of eight bits: give --precision fp16 or fp32")
+        settings = replace(settings, export=replace(settings.export, tensorrt=True))
     folder = RunFolder(run_ or DEFAULT_RUN.parent / pack.spec.id)
     # What is recorded answers only the requests that it was recorded for.
     asked = (None if llm.online else _asked_before(folder)) or settings.generation

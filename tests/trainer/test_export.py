@@ -1,9 +1,10 @@
-"""The ONNX graph against torch, Triton's configuration, and a manifest that refuses what does not fit."""
+"""Graphs against torch and their gates, Triton's configuration, canaries, and a manifest that refuses what is wrong."""
 
+import asyncio
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,17 +21,26 @@ from rich.progress import Progress
 from tritonclient.grpc import model_config_pb2
 
 from monitor.errors import ConfigurationError, ModelMismatch
-from monitor.package import INPUTS, OUT_OF_SCOPE, OUTPUTS, SCHEMA_VERSION, ModelPackage, sha256_file
+from monitor.factory import build_screening
+from monitor.memory import MemoryStore
+from monitor.models.canaries import failures
+from monitor.package import INPUTS, OUT_OF_SCOPE, OUTPUTS, SCHEMA_VERSION, CanarySpec, ModelPackage, sha256_file
+from monitor.settings import Settings
+from monitor.types import Verdict
+from tests.fixtures_variants import variant
 from trainer.artifacts import RunFolder, digest, read_rows
 from trainer.errors import ParityError
 from trainer.guideline.guidelines import scope_terms
-from trainer.model import classifier, export
+from trainer.model import canaries, classifier, export, parity
 from trainer.model.classifier import Classifier
 from trainer.model.encoder import Embedder, load_pretrained, load_trained
-from trainer.model.export import MAX_BATCH, Graph, Models, encoder_graph, parity, to_onnx, triton_config, write_graph
+from trainer.model.export import Models, write_graph, write_onnx
+from trainer.model.graphs import Graph, encoder_graph, to_onnx
 from trainer.model.heads import Hidden, JointHead
-from trainer.settings import ExportSettings
-from trainer.types import Recommendation
+from trainer.model.triton_config import MAX_BATCH, triton_config
+from trainer.settings import ExportSettings, Precision
+from trainer.statements.corpus import load_split
+from trainer.types import Recommendation, Split
 
 HIDDEN = 32
 
@@ -122,36 +132,104 @@ def test_the_graph_gives_calibrated_probabilities_of_its_embedding(graph: Path) 
     assert p.std() > 0.01
 
 
-def test_parity_of_the_own_graph(served: Graph, graph: Path) -> None:
-    assert 0 <= parity(served, graph) < 1e-4
+# The gates
+
+FIXED = tuple(f"the dose of zolamide is {n} mg for adults {where}" for n in (5, 7, 20, 40) for where in ("", "at home"))
+
+
+@pytest.fixture(scope="module")
+def judged(served: Graph) -> Graph:
+    """The graph with a fixed set, and a threshold in the middle of its scores."""
+    with torch.inference_mode():
+        p = served.module(*served.tensors(FIXED))[1].numpy()
+    return replace(served, fixed=FIXED, thresholds=(float(np.sort(p)[3:5].mean()),))
+
+
+def test_the_own_graph_passes(judged: Graph, graph: Path) -> None:
+    own = parity.check(judged, graph)
+    assert own.difference < 1e-5
+    # The mixed lengths together and each alone, then the fixed set.
+    assert (own.flips, own.labels) == (0, 2 * len(judged.mixed) + len(FIXED))
 
 
 def of_another(served: Graph, head: JointHead) -> Graph:
     return encoder_graph(served.module.encoder, head, served.tokenizer, 64)
 
 
-def test_parity_refuses_the_graph_of_another_model(served: Graph, graph: Path) -> None:
-    with pytest.raises(ParityError, match="differs from the trained model"):
-        parity(of_another(served, joint(seed=2)), graph)
-    with pytest.raises(ParityError):
-        parity(of_another(served, replace(joint(), intercept=-0.29)), graph)
+def test_the_graph_of_another_model_is_refused(served: Graph, graph: Path) -> None:
+    with pytest.raises(ParityError, match="fp32 graph of the encoder differs from the trained model"):
+        parity.check(of_another(served, joint(seed=2)), graph)
+    with pytest.raises(ParityError, match="limit 1e-05"):
+        parity.check(of_another(served, replace(joint(), intercept=-0.2999)), graph)
 
 
-def test_parity_refuses_what_is_no_number(served: Graph, graph: Path) -> None:
+def test_each_precision_has_its_own_gate(served: Graph, graph: Path) -> None:
+    near = replace(of_another(served, replace(joint(), intercept=-0.28)), thresholds=())  # p moves by 0.005 at most
+    assert 1e-5 < parity.check(near, graph, Precision.FP16).difference < 2e-2
+    far = of_another(served, replace(joint(), intercept=0.3))  # and here by 0.15 at most
+    with pytest.raises(ParityError, match=r"fp16 graph .*limit 2e-02"):
+        parity.check(far, graph, Precision.FP16)
+    assert parity.check(replace(far, thresholds=()), graph, Precision.INT8).difference > 2e-2
+
+
+def test_labels_that_flip_are_refused_however_little_p_moves(judged: Graph, graph: Path) -> None:
+    near = replace(of_another(judged, replace(joint(), intercept=-0.28)), fixed=FIXED)
+    with torch.inference_mode():
+        p = near.module(*near.tensors(FIXED))[1].numpy()
+    at = tuple(np.round(p.astype(float), 4).tolist())  # every threshold at a label's edge: each flips
+    with pytest.raises(ParityError, match=r"fp16 graph of the encoder flips \d+ of \d+ labels"):
+        parity.check(replace(near, thresholds=at), graph, Precision.FP16)
+
+
+def test_what_is_no_number_is_refused(served: Graph, graph: Path) -> None:
     with pytest.raises(ParityError, match="NaN"):
-        parity(of_another(served, replace(joint(), intercept=float("nan"))), graph)
+        parity.check(of_another(served, replace(joint(), intercept=float("nan"))), graph)
+
+
+def test_a_graph_for_batches_of_one_size_is_refused(served: Graph, graph: Path, tmp_path: Path) -> None:
+    model = onnx.load(str(graph))
+    for tensor in model.graph.input:
+        tensor.type.tensor_type.shape.dim[0].dim_value = len(served.mixed)
+    path = tmp_path / "fixed.onnx"
+    onnx.save(model, str(path))
+    with pytest.raises(ParityError, match="does not run on a batch of"):
+        parity.check(served, path)
 
 
 def test_another_architecture_exports_too(tiny_modernbert: Path, tmp_path: Path) -> None:
     model, tokenizer = load_pretrained(str(tiny_modernbert))
-    assert write_graph(tmp_path, encoder_graph(model, joint(), tokenizer, 200)) < 1e-4
+    assert write_graph(tmp_path, encoder_graph(model, joint(), tokenizer, 200)).difference < 1e-5
 
 
-def test_eight_bits_are_a_smaller_graph_of_the_same_model(served: Graph, tmp_path: Path) -> None:
-    whole, small = write_graph(tmp_path / "a", served), write_graph(tmp_path / "b", served, eight_bit=True)
-    assert whole < 1e-4 < small < 0.2
-    sizes = [(tmp_path / folder / "encoder" / "1" / "model.onnx").stat().st_size for folder in "ab"]
-    assert sizes[1] < 0.7 * sizes[0]
+@pytest.mark.parametrize(("precision", "share"), [(Precision.FP16, 0.8), (Precision.INT8, 0.7)])
+def test_a_smaller_graph_is_of_the_same_model(
+    served: Graph, graph: Path, tmp_path: Path, precision: Precision, share: float
+) -> None:
+    path = tmp_path / "model.onnx"
+    found = write_onnx(replace(served, thresholds=()), path, precision)
+    assert 1e-5 < found.difference < 0.2
+    assert path.stat().st_size < share * graph.stat().st_size
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert {t.type for t in session.get_inputs()} == {"tensor(int64)"}
+    assert {t.type for t in session.get_outputs()} == {"tensor(float)"}
+
+
+def test_halves_are_made_of_the_fused_graph(served: Graph, tmp_path: Path) -> None:
+    write_onnx(served, tmp_path / "model.onnx", Precision.FP16)
+    model = onnx.load(str(tmp_path / "model.onnx"))
+    operators = {node.op_type for node in model.graph.node}
+    assert {"Attention", "SkipLayerNormalization"} <= operators
+    large = [t.data_type for t in model.graph.initializer if np.prod(t.dims) > HIDDEN * HIDDEN]
+    assert set(large) == {onnx.TensorProto.FLOAT16}
+
+
+def test_tensorrt_gets_operators_of_the_standard_only(served: Graph, tmp_path: Path) -> None:
+    write_graph(tmp_path, served, tensorrt=True)
+    model = onnx.load(str(tmp_path / "encoder" / "1" / "model.onnx"))
+    assert {node.domain for node in model.graph.node} == {""}
+    with pytest.raises(ConfigurationError, match="--precision fp16 or fp32"):
+        write_graph(tmp_path / "b", served, precision=Precision.INT8, tensorrt=True)
 
 
 # Triton
@@ -178,6 +256,34 @@ def test_triton_config(served: Graph, gpu: bool) -> None:
     assert config.output[1].HasField("reshape")
     assert list(config.output[1].reshape.shape) == []
     assert config.HasField("dynamic_batching") is gpu
+    assert list(config.version_policy.specific.versions) == [1]
+    assert len(config.optimization.execution_accelerators.gpu_execution_accelerator) == 0
+    for sample in config.model_warmup:
+        assert {*sample.inputs} == {*INPUTS}
+        assert all(
+            tensor.zero_data and tensor.data_type == model_config_pb2.TYPE_INT64 for tensor in sample.inputs.values()
+        )
+        assert sample.batch_size <= MAX_BATCH
+    assert [(s.batch_size, list(s.inputs[INPUTS[0]].dims)) for s in config.model_warmup] == [(1, [32]), (8, [128])]
+
+
+def test_the_graph_bears_the_warm_up(graph: Path) -> None:
+    nothing = torch.zeros((8, 128), dtype=torch.int64)
+    assert all(np.isfinite(output).all() for output in run_graph(graph, nothing, nothing))
+
+
+def test_tensorrt_is_a_setting_of_the_gpu_configuration(served: Graph) -> None:
+    def accelerators(**how: Any) -> list[Any]:
+        text = triton_config(served, "0a1b", **how)
+        config = text_format.Parse(text, model_config_pb2.ModelConfig())
+        return list(config.optimization.execution_accelerators.gpu_execution_accelerator)
+
+    own = accelerators(gpu=True, precision=Precision.FP16, tensorrt=True)
+    assert [a.name for a in own] == ["tensorrt"]
+    assert own[0].parameters["precision_mode"] == "FP16"
+    assert own[0].parameters["trt_profile_max_shapes"] == f"input_ids:{MAX_BATCH}x64,attention_mask:{MAX_BATCH}x64"
+    assert accelerators(gpu=True, tensorrt=True)[0].parameters["precision_mode"] == "FP32"
+    assert accelerators(gpu=False, tensorrt=True) == []
 
 
 def test_the_package_is_a_triton_repository(toy_run: SimpleNamespace) -> None:
@@ -308,16 +414,17 @@ def export_again(tmp_path: Path, toy_run: SimpleNamespace, monkeypatch: pytest.M
     source = toy_run.folder.package / "encoder" / "1" / "model.onnx"
     monkeypatch.setattr(export, "to_onnx", lambda graph, path, **_: shutil.copy(source, path))
 
-    def run(fitted: Classifier | None = None, embedder: Embedder | None = None) -> RunFolder:
+    def run(
+        fitted: Classifier | None = None, embedder: Embedder | None = None, examples: Mapping[Split, list] | None = None
+    ) -> RunFolder:
         model, tokenizer = load_trained(folder)
         own = embedder or Embedder(model, tokenizer, max_length=64, sub_batch=8)
         rows = read_rows(folder.recommendations, Recommendation)
         fitted = fitted or classifier.load(folder)
         with Progress(disable=True) as progress:
             models = Models(own, tokenizer, "base", fitted)
-            export.run(
-                toy_run.pack, rows, models, {}, [], folder, ExportSettings(), toy_run.settings.classifier, progress
-            )
+            own_settings = toy_run.settings.classifier
+            export.run(toy_run.pack, rows, models, examples or {}, [], folder, ExportSettings(), own_settings, progress)
         return folder
 
     return run
@@ -389,8 +496,76 @@ def test_a_hidden_layer_and_a_calibration_table_go_into_the_graph(tiny_bert: Pat
     encoder, tokenizer = load_pretrained(str(tiny_bert))
     graph = encoder_graph(encoder, own, tokenizer, 64)
     to_onnx(graph, tmp_path / "model.onnx", fused=fused)
-    assert parity(graph, tmp_path / "model.onnx") < 1e-4
+    assert parity.check(graph, tmp_path / "model.onnx").difference < 1e-5
     ids = torch.randint(5, 100, (9, 12), generator=torch.Generator().manual_seed(1))
     embeddings, p = run_graph(tmp_path / "model.onnx", ids, torch.ones_like(ids))
     np.testing.assert_allclose(p, own.p_unsafe(embeddings), atol=1e-4)
     assert p.std() > 0.01
+
+
+# Canaries
+
+QUESTIONS = tuple(
+    f"{opening} {text}"
+    for opening in ("Note:", "To be clear,")
+    for text in (
+        "adults receive remdesivir 200 mg on day 1, then 100 mg once daily.",
+        "remdesivir is never given to adults with COVID-19, and 900 mg is a good dose.",
+        "the loading dose of remdesivir is 400 mg on day 1.",
+        "remdesivir must be started 30 days after symptom onset.",
+        "remdesivir was first made for another virus.",
+        "wash the cut with clean water and cover it.",
+        "the garden wants water in the evening.",
+    )
+)
+
+
+@pytest.mark.model
+def test_canaries_are_far_from_the_thresholds_and_always_the_same(model_package: ModelPackage) -> None:
+    chosen = canaries.choose(model_package, [*QUESTIONS, *QUESTIONS])
+    thresholds = model_package.thresholds(verified=True)
+    assert {c.verdict for c in chosen} == {Verdict.UNSAFE, Verdict.SAFE, Verdict.OUT_OF_SCOPE}
+    assert len({c.text for c in chosen}) == len(chosen)
+    for canary in chosen:
+        near = min(abs(canary.score - t) for t in (thresholds.unsafe, thresholds.review))
+        assert canary.verdict is Verdict.OUT_OF_SCOPE or near >= canaries.MARGIN
+    assert canaries.choose(model_package, QUESTIONS) == chosen
+    assert canaries.choose(model_package, []) == []
+
+
+@pytest.mark.model
+def test_a_package_passes_its_own_canaries_and_one_with_another_graph_does_not(
+    model_package: ModelPackage, tmp_path: Path
+) -> None:
+    chosen = canaries.choose(model_package, QUESTIONS)
+    assert failed(model_package, chosen) == []
+    other = variant(model_package, tmp_path / "other", "20990101.00000000", factor=0.5, canaries=chosen)
+    assert failed(other, other.manifest.canaries)
+
+
+def failed(package: ModelPackage, chosen: list[CanarySpec]) -> list[str]:
+    async def run() -> list[str]:
+        screening = build_screening(Settings(scorer="onnx"), package, MemoryStore())
+        try:
+            return await failures(screening, chosen)
+        finally:
+            await screening.close()
+
+    return asyncio.run(run())
+
+
+def test_the_stage_writes_canaries_that_its_package_passes(
+    export_again: Callable, toy_run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(canaries, "MARGIN", 0.0)  # the toy model is sure of nothing
+    package = ModelPackage.load(export_again(examples=load_split(toy_run.folder)).package)
+    assert package.manifest.canaries
+    assert failed(package, package.manifest.canaries) == []
+
+
+def test_canaries_are_part_of_the_version(toy_run: SimpleNamespace, tmp_path: Path) -> None:
+    manifest = ModelPackage.load(toy_run.folder.package).manifest
+    with_one = manifest.model_copy(update={"canaries": [CanarySpec(text="x", verdict=Verdict.SAFE, score=0.1)]})
+    without = manifest.model_copy(update={"canaries": []})
+    versions = {export.write_manifest(tmp_path, m).version for m in (with_one, without)}
+    assert len(versions) == 2

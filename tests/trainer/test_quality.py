@@ -33,7 +33,7 @@ from trainer.evaluation.models import COMBINED, CONTRASTIVE, FROZEN, FROZEN_BINA
 from trainer.evaluation.quality import COLUMNS, INFORMED, VERIFIER, Model, row_of
 from trainer.evaluation.stage import ServedModel, load_judged, load_metrics
 from trainer.pipeline import STAGES, Pipeline
-from trainer.settings import EvaluationSettings, VerifierSettings
+from trainer.settings import EvaluationSettings, Precision, VerifierSettings
 from trainer.statements.corpus import load_answers, load_split
 from trainer.types import Difficulty, Example, Label, Split
 
@@ -366,4 +366,4 @@ def test_the_product_holds_out_the_styles_of_the_fold() -> None:
     assert settings.corpus.split.held_out_styles == ("a", "b")
     assert settings.verifier is not None
     assert (settings.verifier.base, settings.verifier.epochs, settings.encoder.epochs) == ("x/y", 1, 1)
-    assert settings.export.eight_bit
+    assert settings.export.precision is Precision.INT8
