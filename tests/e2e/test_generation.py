@@ -432,9 +432,9 @@ def test_batches_cost_half(place: Place, fresh: OpenAIServer, tmp_path: Path) ->
 
 
 def test_a_style_that_is_not_known_is_named(place: Place, tmp_path: Path) -> None:
-    ran = guardline(*place.train(tmp_path / "run"), "--styles", "a,z")
+    ran = guardline(*place.train(tmp_path / "run"), "--styles", "a,q")
     assert ran.code == 2
-    assert "'z': there are a (concise assistant)" in ran.errors
+    assert "'q': there are a (concise assistant)" in ran.errors
 
 
 # How few voices are divided
