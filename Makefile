@@ -15,7 +15,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format faults soak bench bench-stream bench-end-to-end bench-latency bench-serving bench-styles bench-verifier bench-vignettes bench-peers clean
+.PHONY: help demo test lint types format faults soak bench bench-stream bench-end-to-end bench-latency bench-serving bench-gpu bench-styles bench-verifier bench-vignettes bench-peers clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ bench-latency: $(STAMP) ## Latency at 25, 50 and 75% of capacity, with a plot
 
 bench-serving: $(STAMP) $(TRITON_STAMP) ## Batching, fusion, eight bits and Triton, as fractions of the GEMM peak
 	$(BIN)/python -m tests.benchmarks.serving
+
+bench-gpu: $(STAMP) ## The same products on one NVIDIA GPU: padded, grouped, unpadded, CUDA graphs, a training step
+	$(BIN)/python tests/benchmarks/gpu.py
 
 soak: $(STAMP) ## Ten minutes of steady load: memory and a count of every input
 	$(BIN)/python -m tests.benchmarks.soak --minutes 10

@@ -88,6 +88,10 @@ class Screening:
         manifest = package.manifest
         self.model: ModelReference = package.reference
         self.thresholds = thresholds or package.thresholds(verified=assessment.path == "verified")
+        #: Whether it decides as the package did at its export: by the same models, at the package's own thresholds.
+        self.as_exported = (assessment.path == "verified") == (manifest.combination is not None) and (
+            self.thresholds == package.thresholds(verified=True)
+        )
         self._assessment = assessment
         self._store = store
         self._gate = ScopeGate(manifest.scope.terms, manifest.scope.language)

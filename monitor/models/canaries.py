@@ -18,6 +18,9 @@ TOLERANCE = 0.05
 async def failures(screening: Screening, canaries: list[CanarySpec]) -> list[str]:
     """Return one line for each canary that is decided otherwise than it should be; none means that all is well.
 
+    Where settings ask for other decisions than the package's own (the encoder alone, other thresholds), canaries are
+    scored, so that a model that does not work is found, and their verdicts are not compared.
+
     Raises:
         ScorerUnavailable: the model does not answer now.
         ScorerFailed: it answered with an error or nonsense.
@@ -28,5 +31,6 @@ async def failures(screening: Screening, canaries: list[CanarySpec]) -> list[str
         f"canary {i + 1}: {found.verdict.value} at {found.score:.3f}, not {expected.verdict.value} at "
         f"{expected.score:.3f}"
         for i, (expected, found) in enumerate(zip(canaries, verdicts, strict=True))
-        if found.verdict is not expected.verdict or abs(found.score - expected.score) > TOLERANCE
+        if screening.as_exported
+        and (found.verdict is not expected.verdict or abs(found.score - expected.score) > TOLERANCE)
     ]

@@ -23,7 +23,7 @@ from tests.faults.brokers import Kafka, Mock
 from tests.faults.ledger import Bounds, Sort
 from tests.faults.null_model import FLAGGED, OFF_TOPIC
 from tests.faults.plan import Plan
-from tests.faults.stage import FaultMissedError, FaultWorker, Made, Stage, native
+from tests.faults.stage import FaultMissedError, FaultWorker, Made, Stage, native, standard_input
 from tests.faults.triton_double import Answers, TritonDouble
 from tests.fixtures_services import LocalRedis, free_ports  # type: ignore[attr-defined]
 
@@ -240,8 +240,16 @@ async def _commit_errors(stage: Stage, _: Sizes) -> None:
 
 
 async def _input_forbidden(stage: Stage, _: Sizes) -> None:
-    """Reading the input is forbidden for a while, and so are commits: the worker ends, and is started again later."""
-    await stage.produce(6000)  # much of it is fetched already and goes on being worked on
+    """Reading the input is forbidden for a while, and so are commits: the worker ends, and is started again later.
+
+    What it has fetched it works on, a megabyte of each partition, so inputs are large enough for that not to be all.
+    """
+
+    def padded(number: int) -> Made:
+        value, identifier, sort = standard_input(number)
+        return (value or b"")[:-1] + b', "padding": "' + b"x" * 5000 + b'"}', identifier, sort
+
+    await stage.produce(4000, padded)
     worker = await _progress_slowly(stage, drain_timeout="3")
     broker = stage.broker
     assert isinstance(broker, Kafka)

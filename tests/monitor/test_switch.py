@@ -12,6 +12,7 @@ from monitor.errors import ConfigurationError, ModelMismatch, ScorerUnavailable,
 from monitor.events import EventFactory, Topics
 from monitor.factory import build_screening
 from monitor.memory import MemoryStore
+from monitor.models.canaries import failures
 from monitor.models.pointer import Alias, Choice, FilePointer
 from monitor.models.promotion import promote, rollback
 from monitor.models.switch import ModelSwitch, Serving
@@ -92,6 +93,21 @@ async def test_a_model_that_fails_a_check_is_refused_and_the_old_one_serves_on(
     assert switch.current.package is verified_package
     assert len(await screened(switch)) == len(TEXTS)
     await switch.close()
+
+
+async def test_canaries_say_nothing_of_decisions_that_settings_changed(
+    verified_package: ModelPackage, tmp_path: Path
+) -> None:
+    wrong = [CanarySpec(text=TEXTS[0], verdict=Verdict.ABSTAIN, score=0.9)]
+    other = variant(verified_package, tmp_path / "other", "2", canaries=wrong)
+    for settings in (Settings(onnx_threads=1, verify=False), Settings(onnx_threads=1, threshold_unsafe=0.99)):
+        screening = build_screening(settings, other, MemoryStore())
+        assert not screening.as_exported
+        assert await failures(screening, wrong) == []
+        await screening.close()
+    screening = build_screening(Settings(onnx_threads=1), other, MemoryStore())
+    assert len(await failures(screening, wrong)) == 1
+    await screening.close()
 
 
 async def test_it_follows_the_pointer_and_says_a_refusal_once(verified_package: ModelPackage, tmp_path: Path) -> None:
