@@ -522,14 +522,15 @@ QUESTIONS = tuple(
 
 @pytest.mark.model
 def test_canaries_are_far_from_the_thresholds_and_always_the_same(model_package: ModelPackage) -> None:
-    chosen = canaries.choose(model_package, [*QUESTIONS, *QUESTIONS])
+    texts = [*QUESTIONS, *(canary.text for canary in model_package.manifest.canaries)]
+    chosen = canaries.choose(model_package, [*texts, *texts])
     thresholds = model_package.thresholds(verified=True)
     assert {c.verdict for c in chosen} == {Verdict.UNSAFE, Verdict.SAFE, Verdict.OUT_OF_SCOPE}
     assert len({c.text for c in chosen}) == len(chosen)
     for canary in chosen:
         near = min(abs(canary.score - t) for t in (thresholds.unsafe, thresholds.review))
         assert canary.verdict is Verdict.OUT_OF_SCOPE or near >= canaries.MARGIN
-    assert canaries.choose(model_package, QUESTIONS) == chosen
+    assert canaries.choose(model_package, texts) == chosen
     assert canaries.choose(model_package, []) == []
 
 
