@@ -251,13 +251,15 @@ class Worker:
         done, _ = await asyncio.wait({stopping}, timeout=deadline)
         if not done:
             _log.warning("worker_not_drained", seconds=deadline, action="uncommitted records will be delivered again")
+        elif stopping.cancelled():  # by something that Faust stopped on the way
+            _log.error("worker_stop_cancelled", action="uncommitted records will be delivered again")
         elif (error := stopping.exception()) is not None:
             _log.error("worker_stop_failed", error=repr(error), action="uncommitted records will be delivered again")
         else:
             _log.info("worker_stopped")
         if app.crashed and self._failure is None:
             self._failure = app.crash_reason
-        return bool(done)
+        return bool(done) and not stopping.cancelled()
 
 
 async def _measure(consumer: ChunkConsumer) -> None:

@@ -253,7 +253,14 @@ class ChunkConsumer(Consumer):
         if not loop.is_running():
             raise TimeoutError("the consumer thread has ended")
         future = asyncio.run_coroutine_threadsafe(call(), loop)
-        await asyncio.wait_for(asyncio.wrap_future(future), self.transport.commit_timeout)
+        try:
+            await asyncio.wait_for(asyncio.wrap_future(future), self.transport.commit_timeout)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # The thread ended and took the call with it; this task, which may be stopping the app, is to go on.
+            raise TimeoutError("the consumer thread has ended") from None
 
     # Membership of the group
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -45,6 +46,9 @@ async def column(name: str, faults: list[Fault], package: Path, folder: Path, si
 async def table(brokers: list[str], faults: list[Fault], folder: Path, sizes: Sizes) -> list[Row]:
     """Run faults on all brokers, the brokers side by side: most of the time is spent waiting."""
     package = write_null_package(folder / "package")
+    task = asyncio.current_task()
+    if task is not None:  # so that brokers and workers end, too
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     columns = await asyncio.gather(*(column(name, faults, package, folder, sizes) for name in brokers))
     order = [fault.name for fault in faults]
     return sorted((row for rows in columns for row in rows), key=lambda row: (row.pipeline, order.index(row.fault)))

@@ -282,6 +282,34 @@ class _RewoundConsumer(ChunkConsumer):
         return SimpleNamespace(has_valid_position=True, position=next(self.positions))
 
 
+async def test_a_consumer_thread_that_ends_under_a_call_fails_the_call_and_not_the_caller() -> None:
+    """Else the last commit, when Faust has crashed, cancels the stop of the app, and the process never ends."""
+    consumer = _ThreadlessConsumer()
+
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(TimeoutError, match="thread has ended"):
+        await consumer._in_thread(cancelled)
+
+
+async def test_a_caller_that_is_cancelled_stays_cancelled() -> None:
+    waiting = asyncio.create_task(_ThreadlessConsumer()._in_thread(asyncio.Event().wait))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+class _ThreadlessConsumer(ChunkConsumer):
+    """Its thread's loop is the test's."""
+
+    transport = SimpleNamespace(commit_timeout=5.0)
+
+    def __init__(self) -> None:
+        self._thread = SimpleNamespace(thread_loop=asyncio.get_running_loop())
+
+
 def test_round_robin_serves_every_partition_in_turn() -> None:
     fetched = {"a": [1, 2, 3, 4, 5], "b": [6], "c": [], "d": [7, 8, 9]}
     assert list(round_robin(fetched, 2)) == [
