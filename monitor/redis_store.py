@@ -16,7 +16,8 @@ from monitor.errors import StoreUnavailable
 
 
 @asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
+async def translated() -> AsyncIterator[None]:
+    """Raise every failure of the connection as `StoreUnavailable`."""
     try:
         yield
     except (RedisError, OSError) as error:
@@ -43,7 +44,7 @@ class RedisStore:
         """Return the value of each key, in order."""
         if not keys:
             return []
-        async with _translated():
+        async with translated():
             values: list[bytes | None] = await self._redis.mget([self._prefix + key for key in keys])  # type: ignore[assignment]
             return values
 
@@ -51,7 +52,7 @@ class RedisStore:
         """Remember values until they expire."""
         if not values:
             return
-        async with _translated():
+        async with translated():
             pipeline = self._redis.pipeline(transaction=False)
             for key, value in values.items():
                 pipeline.set(self._prefix + key, value, ex=self._expiry)

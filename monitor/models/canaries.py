@@ -7,7 +7,8 @@ so that rounding flips none.
 
 from __future__ import annotations
 
-from monitor.package import CanarySpec
+from monitor.errors import ModelMismatch
+from monitor.package import CanarySpec, ModelPackage
 from monitor.screening import Screening
 from monitor.types import Message
 
@@ -34,3 +35,17 @@ async def failures(screening: Screening, canaries: list[CanarySpec]) -> list[str
         if screening.as_exported
         and (found.verdict is not expected.verdict or abs(found.score - expected.score) > TOLERANCE)
     ]
+
+
+async def require(screening: Screening, package: ModelPackage) -> None:
+    """Let a package decide its canaries.
+
+    Raises:
+        ModelMismatch: some are decided otherwise; the message says how the first one is. Else as `failures`.
+    """
+    canaries = package.manifest.canaries
+    if found := await failures(screening, canaries):
+        raise ModelMismatch(
+            f"{package.path}: {len(found)} of {len(canaries)} canaries fail, decided otherwise than at export "
+            f"({found[0]}): is it served by another engine, or made by another version of Guardline?"
+        )

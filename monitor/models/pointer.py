@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -17,9 +16,9 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from monitor.errors import ConfigurationError, StoreUnavailable
+from monitor.redis_store import translated
 
 #: So many choices are remembered.
 _MOST = 50
@@ -125,14 +124,6 @@ class FilePointer:
         """Nothing to release."""
 
 
-@asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        raise StoreUnavailable(f"Redis does not answer: {error}") from error
-
-
 class RedisPointer:
     """One list a role in Redis, the latest first. A Redis that may forget (`allkeys-lru`) may forget these, too."""
 
@@ -143,7 +134,7 @@ class RedisPointer:
 
     async def history(self, alias: Alias) -> Sequence[Choice]:
         """See `ModelPointer.history`."""
-        async with _translated():
+        async with translated():
             values = await self._redis.lrange(self._prefix + alias, 0, -1)
         try:
             return [Choice.model_validate_json(value) for value in values]
@@ -154,7 +145,7 @@ class RedisPointer:
 
     async def move(self, alias: Alias, choice: Choice) -> None:
         """See `ModelPointer.move`."""
-        async with _translated():
+        async with translated():
             pipeline = self._redis.pipeline(transaction=True)
             pipeline.lpush(self._prefix + alias, choice.model_dump_json())
             pipeline.ltrim(self._prefix + alias, 0, _MOST - 1)
@@ -162,7 +153,7 @@ class RedisPointer:
 
     async def clear(self, alias: Alias) -> None:
         """See `ModelPointer.clear`."""
-        async with _translated():
+        async with translated():
             await self._redis.delete(self._prefix + alias)
 
     async def close(self) -> None:

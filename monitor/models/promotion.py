@@ -18,7 +18,7 @@ from tritonclient.utils import InferenceServerException
 from monitor.errors import ConfigurationError, ModelMismatch, ScorerUnavailable
 from monitor.factory import build_screening
 from monitor.memory import MemoryStore
-from monitor.models.canaries import failures
+from monitor.models.canaries import require
 from monitor.models.pointer import Alias, Choice, ModelPointer
 from monitor.models.switch import incompatible
 from monitor.models.triton_repository import install, withdraw
@@ -89,13 +89,10 @@ async def verify(package: ModelPackage, settings: Settings) -> int:
     """
     screening = build_screening(settings, package, MemoryStore())
     try:
-        canaries = package.manifest.canaries
-        found = await failures(screening, canaries)
+        await require(screening, package)
     finally:
         await screening.close()
-    if found:
-        raise ModelMismatch(f"{package.path}: {len(found)} of {len(canaries)} canaries fail: {found[0]}")
-    return len(canaries)
+    return len(package.manifest.canaries)
 
 
 def _choice(package: ModelPackage, why: str) -> Choice:

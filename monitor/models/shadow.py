@@ -95,12 +95,10 @@ class Shadow:
         choices = await self._pointer.history(Alias.CHALLENGER)
         wanted = choices[0] if choices else None
         have = self._challenger.model if self._challenger else None
-        if wanted is None or (have and (have.name, have.version) == (wanted.name, wanted.version)):
-            if wanted is None:
-                await self._drop()
+        if wanted and have and (have.name, have.version) == (wanted.name, wanted.version):
             return
         await self._drop()
-        if wanted.model == self._refused:
+        if wanted is None or wanted.model == self._refused:
             return
         try:
             package = await asyncio.to_thread(ModelPackage.load, wanted.path)

@@ -20,7 +20,7 @@ import structlog
 from monitor import metrics
 from monitor.errors import ConfigurationError, GuardlineError, ModelMismatch, ScorerUnavailable, StoreUnavailable
 from monitor.events import EventFactory
-from monitor.models.canaries import failures
+from monitor.models.canaries import require
 from monitor.models.pointer import Alias, Choice, ModelPointer
 from monitor.package import Manifest, ModelPackage
 from monitor.records import ModelReference
@@ -68,12 +68,7 @@ async def check(serving: Serving, current: Manifest | None) -> None:
     manifest = serving.package.manifest
     if current is not None and (reason := incompatible(current, manifest)) is not None:
         raise ModelMismatch(f"{serving.package.path}: {reason}")
-    found = await failures(serving.screening, manifest.canaries)
-    if found:
-        raise ModelMismatch(
-            f"{serving.package.path}: {len(found)} of {len(manifest.canaries)} canaries are decided otherwise than at "
-            f"export ({found[0]}): is it served by another engine, or made by another version of Guardline?"
-        )
+    await require(serving.screening, serving.package)
 
 
 class ModelSwitch:
