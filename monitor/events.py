@@ -9,6 +9,7 @@ record or an attribute of the CloudEvent in it, goes on to every event.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from monitor.records import (
     REVIEW_TYPE,
     VERDICT_TYPE,
     ModelReference,
+    Origin,
     Thresholds,
     VerdictRecord,
     event_id,
@@ -144,6 +146,10 @@ def _event(
         "ce_source": _SOURCE,
         "ce_type": type_,
         "ce_time": timestamp(record.timestamp).isoformat(),
+        # Extension attributes (CloudEvents 1.0, 3.2: lower-case letters and digits only).
+        "ce_origintopic": record.topic,
+        "ce_originpartition": record.partition,
+        "ce_originoffset": record.offset,
         "content-type": "application/json",
     }
     headers: Headers = tuple((name, str(value).encode()) for name, value in attributes.items())
@@ -151,3 +157,16 @@ def _event(
     if not trace and message is not None:
         trace = message.trace
     return Event(topic, key, model.model_dump_json().encode(), headers + trace)
+
+
+def origin_of(headers: Iterable[tuple[str, bytes]]) -> Origin | None:
+    """Return where the message behind an event is, from the event's headers; None where they do not say."""
+    found = {name: value for name, value in headers if name.startswith("ce_origin")}
+    try:
+        return Origin(
+            topic=found["ce_origintopic"].decode(),
+            partition=int(found["ce_originpartition"]),
+            offset=int(found["ce_originoffset"]),
+        )
+    except (KeyError, ValueError):  # of an older monitor, or of somebody else
+        return None

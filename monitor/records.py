@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,6 +27,7 @@ _LAST_MILLISECOND = 253_402_300_799_000
 FLAG_TYPE = "guardline.statement.unsafe"
 REVIEW_TYPE = "guardline.statement.review"
 VERDICT_TYPE = "guardline.message.verdict"
+FEEDBACK_TYPE = "guardline.flag.feedback"
 
 
 class OutputRecord(BaseModel):
@@ -56,6 +58,17 @@ class OutputRecord(BaseModel):
 
 class _Event(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Origin(_Event):
+    """Where a message lies in Kafka: its text is read there when it is needed, and kept nowhere else.
+
+    Flags carry it in their headers, not in their body: the same message sent twice gives the same flag to the byte.
+    """
+
+    topic: str
+    partition: int = Field(ge=0)
+    offset: int = Field(ge=0)
 
 
 class ModelReference(_Event):
@@ -119,6 +132,30 @@ class FlagRecord(_Event):
     thresholds: Thresholds
     created_at: datetime | None = Field(description="When the message was written, where the platform said so.")
     received_at: datetime = Field(description="The broker's time stamp of the message.")
+
+
+class Decision(StrEnum):
+    """What a reviewer says of a flag."""
+
+    ACCEPT = "accept"
+    REJECT = "reject"
+    WRONG_RECOMMENDATION = "wrong_recommendation"
+    UNSURE = "unsure"
+
+
+class FeedbackRecord(_Event):
+    """What one reviewer decided on one flag. The latest of a reviewer on a flag counts."""
+
+    id: str = Field(description="The same for the same flag, reviewer and time: drop repeats by it.")
+    flag: FlagRecord = Field(description="What was decided on; as it was published, so without text where that is.")
+    origin: Origin | None = Field(default=None, description="Where the message is, if the flag's headers said so.")
+    reviewer: str = Field(min_length=1, max_length=200)
+    decision: Decision
+    recommendation: str | None = Field(
+        default=None, description="With `wrong_recommendation`, the one that the statement does contradict."
+    )
+    note: str | None = Field(default=None, max_length=4000)
+    decided_at: datetime
 
 
 class StatementRecord(_Event):

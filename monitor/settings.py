@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     topic_review: str = Field(default="safety.review", description="Topic of statements in the uncertainty band.")
     topic_verdicts: str = Field(default="safety.verdicts", description="Topic of one audit record per input.")
     topic_deadletter: str = Field(default="safety.deadletter", description="Topic of inputs that failed.")
+    topic_feedback: str = Field(default="safety.feedback", description="Topic of reviewers' decisions on flags.")
     emit_verdicts: bool = Field(default=False, description="Publish an audit record for every input.")
     include_text: bool = Field(
         default=True,

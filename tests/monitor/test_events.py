@@ -7,9 +7,9 @@ import pytest
 from aiokafka import ConsumerRecord
 
 from monitor.errors import InvalidMessage
-from monitor.events import EventFactory, Topics
+from monitor.events import EventFactory, Topics, origin_of
 from monitor.publisher import Event
-from monitor.records import ModelReference, Thresholds
+from monitor.records import ModelReference, Origin, Thresholds
 from monitor.types import Evidence, Message, MessageVerdict, Statement, StatementVerdict, Verdict
 from tests.monitor.fakes import make_record
 
@@ -92,6 +92,9 @@ def test_events_carry_cloudevents_headers_and_the_trace() -> None:
             ("ce_source", b"guardline/monitor"),
             ("ce_type", f"guardline.{type_}".encode()),
             ("ce_time", b"2023-11-14T22:13:20+00:00"),
+            ("ce_origintopic", b"llm.outputs"),
+            ("ce_originpartition", b"3"),
+            ("ce_originoffset", b"17"),
             ("content-type", b"application/json"),
             *TRACE,
         )
@@ -197,8 +200,21 @@ def test_a_repetition_is_identical_to_the_byte() -> None:
 
 def test_another_offset_is_another_audit_record_but_the_same_flag() -> None:
     first, again = (factory(audit=True).of_verdict(record(offset=n), MIXED) for n in (17, 18))
-    assert first[0] == again[0]
+    assert (first[0].key, first[0].value) == (again[0].key, again[0].value)
+    assert [origin_of(event.headers) for event in (first[0], again[0])] == [
+        Origin(topic="llm.outputs", partition=3, offset=n) for n in (17, 18)
+    ]
     assert value(first[-1])["id"] != value(again[-1])["id"]
+
+
+@pytest.mark.parametrize(
+    "broken", [{"ce_originoffset": b"x"}, {"ce_originpartition": b"-1"}, {"ce_origintopic": b"\xff"}]
+)
+def test_an_origin_that_cannot_be_read_is_none(broken: dict[str, bytes]) -> None:
+    headers = dict(factory().of_verdict(record(), MIXED)[0].headers)
+    assert origin_of(headers.items()) is not None
+    assert origin_of((headers | broken).items()) is None
+    assert origin_of([]) is None
 
 
 def test_times_come_from_the_broker() -> None:

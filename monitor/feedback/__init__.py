@@ -1,0 +1,1 @@
+"""What reviewers decide on flags, and what follows from several decisions on one flag."""
