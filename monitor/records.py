@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,6 +28,7 @@ FLAG_TYPE = "guardline.statement.unsafe"
 REVIEW_TYPE = "guardline.statement.review"
 VERDICT_TYPE = "guardline.message.verdict"
 FEEDBACK_TYPE = "guardline.flag.feedback"
+ACTION_TYPE = "guardline.action"
 
 
 class OutputRecord(BaseModel):
@@ -156,6 +157,23 @@ class FeedbackRecord(_Event):
     )
     note: str | None = Field(default=None, max_length=4000)
     decided_at: datetime
+
+
+#: A value in the details of an action. Strings are names and digests; text of messages belongs in none.
+Detail = Annotated[str, Field(max_length=200)] | bool | int | float | None
+
+
+class ActionRecord(_Event):
+    """What somebody did beside deciding on flags: logged in, had a text revealed, promoted a model."""
+
+    id: str = Field(description="Drop repeats by it.")
+    kind: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="reveal, login, promotion, rollback, ...")
+    actor: str = Field(min_length=1, max_length=200, description="Who did it.")
+    subject: str = Field(max_length=512, description="The id of what it was done to: a flag, a model, a session.")
+    details: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], Detail] = Field(
+        default={}, max_length=20, description="More about it, without message text."
+    )
+    at: datetime
 
 
 class StatementRecord(_Event):
