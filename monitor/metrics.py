@@ -1,34 +1,8 @@
-"""Every Prometheus metric of the monitor, with a sentence each. Times in seconds, counters end in `_total`.
-
-The metrics exist without prometheus-client too (a bare `guardline check` has no endpoint to serve them on); they then
-count nothing.
-"""
+"""Every Prometheus metric of the monitor, with a sentence each. Times in seconds, counters end in `_total`."""
 
 from __future__ import annotations
 
-from typing import Any
-
-try:
-    from prometheus_client import Counter, Gauge, Histogram
-except ImportError:  # the extra `monitor` is not installed
-
-    class _Silent:
-        """Stands in for any metric."""
-
-        def __init__(self, *_: Any, **__: Any) -> None: ...
-
-        def labels(self, *_: Any, **__: Any) -> _Silent:
-            return self
-
-        def inc(self, amount: float = 1) -> None: ...
-
-        def dec(self, amount: float = 1) -> None: ...
-
-        def set(self, value: float) -> None: ...
-
-        def observe(self, amount: float) -> None: ...
-
-    Counter = Gauge = Histogram = _Silent  # type: ignore[assignment,misc]
+from monitor.instruments import Counter, Gauge, Histogram
 
 MESSAGES = Counter(
     "guardline_messages_total", "Inputs decided on, by verdict; a redelivered one counts again.", ["verdict"]

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # what publishes answers from inside other programs reads records, and needs no arrays
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Verdict(StrEnum):
