@@ -136,6 +136,15 @@ class WebhookSink(_Sink):
     token: Secret | None = Field(default=None, description="Sent as `Authorization: Bearer`.")
 
 
+class AlertmanagerSink(_Sink):
+    """A Prometheus Alertmanager, by its API v2."""
+
+    type: Literal["alertmanager"]
+    url: Secret = Field(description="Where Alertmanager is served, without /api/v2: http://alertmanager:9093.")
+    token: Secret | None = Field(default=None, description="Sent as `Authorization: Bearer`, for a proxy before it.")
+    resolve_after: Seconds = Field(default=3600.0, gt=0, description="A flag's alert ends so long after it was sent.")
+
+
 class SlackSink(_Sink):
     """A Slack incoming webhook."""
 
@@ -190,7 +199,8 @@ class TerminalSink(_Sink):
 
 
 SinkConfig = Annotated[
-    WebhookSink | SlackSink | PagerDutySink | EmailSink | FileSink | TerminalSink, Field(discriminator="type")
+    AlertmanagerSink | WebhookSink | SlackSink | PagerDutySink | EmailSink | FileSink | TerminalSink,
+    Field(discriminator="type"),
 ]
 
 

@@ -1,6 +1,7 @@
 """What the receivers' documentation says of the payloads, as models that refuse anything else.
 
 - Alertmanager: https://prometheus.io/docs/alerting/latest/configuration/#webhook_config
+- Alertmanager's API: https://github.com/prometheus/alertmanager/blob/main/api/v2/openapi.yaml, `postableAlerts`
 - Slack: https://docs.slack.dev/reference/block-kit/blocks and https://docs.slack.dev/reference/block-kit/composition-objects/text-object
 - PagerDuty: https://developer.pagerduty.com/docs/events-api-v2/trigger-events/
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, RootModel, StringConstraints, model_validator
 
 
 class _Documented(BaseModel):
@@ -44,6 +45,23 @@ class AlertmanagerWebhook(_Documented):
     commonAnnotations: Labels  # noqa: N815
     externalURL: str  # noqa: N815
     alerts: Annotated[list[AlertmanagerAlert], Field(min_length=1)]
+
+
+class PostableAlert(_Documented):
+    labels: Annotated[Labels, Field(min_length=1)]
+    annotations: Labels = {}
+    startsAt: Annotated[AwareDatetime, Field(strict=False)]  # noqa: N815
+    endsAt: Annotated[AwareDatetime, Field(strict=False)]  # noqa: N815
+    generatorURL: Annotated[str, StringConstraints(pattern=r"^https?://")] | None = None  # noqa: N815
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PostableAlert:
+        assert self.startsAt <= self.endsAt
+        return self
+
+
+class PostableAlerts(RootModel[Annotated[list[PostableAlert], Field(min_length=1)]]):
+    """The body of `POST /api/v2/alerts`."""
 
 
 class PagerDutyPayload(_Documented):

@@ -20,13 +20,13 @@ class Receiver:
 
     answers: Sequence[Answer | None] = ()
     url: str = ""
-    bodies: list[dict[str, Any]] = field(default_factory=list)
+    bodies: list[Any] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
-    def taken(self) -> list[dict[str, Any]]:
+    def taken(self) -> list[Any]:
         """The bodies that were answered with 200, each once: a receiver that knows repeats by their key."""
         answered = [*self.answers, *[OK] * len(self.bodies)]
         keys = [headers["Idempotency-Key"] for headers in self.headers]

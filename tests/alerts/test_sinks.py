@@ -19,7 +19,8 @@ from rich.console import Console
 
 from monitor.alerts.config import EmailSink
 from monitor.alerts.notification import Notification
-from monitor.alerts.sinks import SinkRefused, SinkUnavailable, pagerduty, slack, webhook
+from monitor.alerts.sinks import SinkRefused, SinkUnavailable, alertmanager, pagerduty, slack, webhook
+from monitor.alerts.sinks.alertmanager import Alertmanager
 from monitor.alerts.sinks.http import retry_after
 from monitor.alerts.sinks.local import File, Terminal
 from monitor.alerts.sinks.mail import Email
@@ -27,7 +28,7 @@ from monitor.alerts.sinks.pagerduty import PagerDuty
 from monitor.alerts.sinks.slack import Slack
 from monitor.alerts.sinks.webhook import Webhook
 from tests.alerts.flags import NOON, make_item, make_lane
-from tests.alerts.schemas import AlertmanagerWebhook, PagerDutyEvent, SlackMessage
+from tests.alerts.schemas import AlertmanagerWebhook, PagerDutyEvent, PostableAlerts, SlackMessage
 from tests.alerts.servers import receiving, taking_mail
 
 KEY = SecretStr("k" * 32)
@@ -69,6 +70,10 @@ def valid(model: type[BaseModel], payload: dict[str, object]) -> dict[str, Any]:
     model.model_validate_json(wire)
     read: dict[str, Any] = json.loads(wire)
     return read
+
+
+#: When the tests' alerts for Alertmanager end.
+LATER = datetime.fromtimestamp(NOON + 3600, UTC)
 
 
 @pytest.mark.parametrize("alert", ALL)
@@ -122,14 +127,17 @@ def test_pagerduty_gets_the_same_key_for_the_same_group_and_another_for_another(
 
 @pytest.mark.parametrize("alert", [notification(text=False), notification(flags=9, digest=True, text=False)])
 def test_no_sink_shows_text_unless_the_route_says_so(alert: Notification, capsys: pytest.CaptureFixture[str]) -> None:
-    payloads: list[object] = [webhook.payload(alert), slack.payload(alert), pagerduty.payload(alert, KEY)]
+    payloads: list[object] = [
+        webhook.payload(alert), slack.payload(alert), pagerduty.payload(alert, KEY), alertmanager.payload(alert, LATER),
+    ]  # fmt: skip
     assert "Maria" not in json.dumps(payloads)
     assert "400 mg" not in json.dumps(payloads)
     assert LINK.replace("{id}", alert.first.id) in json.dumps(slack.payload(alert))
 
 
 def test_text_is_shown_where_the_route_says_so() -> None:
-    for shown in (webhook.payload(notification()), slack.payload(notification())):
+    alert = notification()
+    for shown in (webhook.payload(alert), slack.payload(alert), alertmanager.payload(alert, LATER)):
         assert "Give Maria 400 mg on day 1." in json.dumps(shown)
 
 
@@ -145,6 +153,33 @@ async def test_a_webhook_posts_json_with_its_token_and_key() -> None:
     assert receiver.headers[0]["Authorization"] == "Bearer hush"
     assert receiver.headers[0]["Idempotency-Key"] == receiver.headers[1]["Idempotency-Key"] == alert.id
     assert receiver.taken == [webhook.payload(alert)]
+
+
+@pytest.mark.parametrize("alert", ALL)
+def test_alertmanager_gets_an_alert_for_every_flag_that_is_shown(alert: Notification) -> None:
+    posted = alertmanager.payload(alert, LATER)
+    PostableAlerts.model_validate_json(json.dumps(posted))
+    assert [one["labels"]["flag_id"] for one in json.loads(json.dumps(posted))] == [flag.id for flag in alert.shown]
+    counts = {flag.id: str(group.count) for group in alert.groups for flag in group.flags}
+    assert {one["labels"]["flag_id"]: one["annotations"]["count"] for one in json.loads(json.dumps(posted))} == counts
+
+
+def test_an_alert_from_the_future_ends_no_earlier_than_it_starts() -> None:
+    (posted,) = alertmanager.payload(notification(received_at=LATER + timedelta(days=9)), LATER)
+    assert posted["startsAt"] == posted["endsAt"] == LATER.isoformat()
+
+
+async def test_alertmanager_is_posted_to_below_its_address_and_the_alert_has_an_end() -> None:
+    now = datetime.fromtimestamp(NOON, UTC)
+    async with receiving() as receiver:
+        sink = Alertmanager(
+            "am", SecretStr(receiver.url + "/"), SecretStr("hush"), resolve_after=3600, clock=lambda: now
+        )
+        await sink.send(notification())
+        await sink.close()
+    assert receiver.paths == ["/hush-hush/api/v2/alerts"]
+    assert receiver.headers[0]["Authorization"] == "Bearer hush"
+    assert receiver.bodies == [alertmanager.payload(notification(), LATER)]
 
 
 async def test_slack_and_pagerduty_post_what_is_documented() -> None:

@@ -7,7 +7,7 @@ payload would go to where nobody asked for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -36,6 +36,11 @@ def retry_after(value: str | None, now: datetime) -> float | None:
     return max((then - now).total_seconds(), 0.0)
 
 
+def bearer(token: SecretStr | None) -> dict[str, SecretStr]:
+    """Return the header that carries a token (RFC 6750, section 2.1), where there is one."""
+    return {} if token is None else {"Authorization": SecretStr(f"Bearer {token.get_secret_value()}")}
+
+
 class JsonPoster:
     """Posts JSON to one address. The connection is opened with the first post and kept."""
 
@@ -44,8 +49,8 @@ class JsonPoster:
         self._headers = headers or {}
         self._session: aiohttp.ClientSession | None = None
 
-    async def post(self, payload: Mapping[str, object], *, key: str) -> None:
-        """Post an object; `key` goes out as `Idempotency-Key`. Raises as `Sink.send` does."""
+    async def post(self, payload: Mapping[str, object] | Sequence[object], *, key: str) -> None:
+        """Post an object or a list; `key` goes out as `Idempotency-Key`. Raises as `Sink.send` does."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 headers={"User-Agent": _AGENT, "Content-Type": "application/json"},

@@ -13,7 +13,7 @@ import orjson
 from pydantic import SecretStr
 
 from monitor.alerts.notification import Kind, Notification, source_line, title
-from monitor.alerts.sinks.http import JsonPoster
+from monitor.alerts.sinks.http import JsonPoster, bearer
 from monitor.records import FlagRecord
 
 _NEVER = "0001-01-01T00:00:00Z"
@@ -39,7 +39,8 @@ def _group_labels(notification: Notification) -> dict[str, str]:
     return labels | ({"tenant": flag.tenant} if flag.tenant else {})
 
 
-def _labels(flag: FlagRecord, notification: Notification) -> dict[str, str]:
+def labels_of(flag: FlagRecord, notification: Notification) -> dict[str, str]:
+    """Return what tells a flag from others."""
     labels = {
         "alertname": _ALERT_NAME,
         "category": flag.category,
@@ -55,7 +56,8 @@ def _labels(flag: FlagRecord, notification: Notification) -> dict[str, str]:
     return labels | ({"tenant": flag.tenant} if flag.tenant else {})
 
 
-def _annotations(flag: FlagRecord) -> dict[str, str]:
+def annotations_of(flag: FlagRecord) -> dict[str, str]:
+    """Return what people want to know of a flag; its statement only where the route shows it."""
     annotations = {
         "summary": f"{flag.verdict}: {flag.category}, recommendation {flag.evidence.recommendation}",
         "recommendation_text": flag.evidence.text,
@@ -76,8 +78,8 @@ def _common(maps: Sequence[dict[str, str]]) -> dict[str, str]:
 def payload(notification: Notification) -> dict[str, object]:
     """Return the body of the request."""
     flags = notification.shown
-    labels = [_labels(flag, notification) for flag in flags]
-    annotations = [_annotations(flag) for flag in flags]
+    labels = [labels_of(flag, notification) for flag in flags]
+    annotations = [annotations_of(flag) for flag in flags]
     group = _group_labels(notification)
     matchers = ", ".join(f"{name}={_quoted(value)}" for name, value in sorted(group.items()))
     return {
@@ -110,8 +112,7 @@ class Webhook:
 
     def __init__(self, name: str, url: SecretStr, token: SecretStr | None = None) -> None:
         self.name = name
-        bearer = {} if token is None else {"Authorization": SecretStr(f"Bearer {token.get_secret_value()}")}
-        self._poster = JsonPoster(url, bearer)
+        self._poster = JsonPoster(url, bearer(token))
 
     async def send(self, notification: Notification) -> None:
         """See `Sink.send`."""
