@@ -20,9 +20,11 @@ import structlog
 
 from monitor import metrics
 from monitor.agents import ChunkHandler, FailureLimit, ScreenAgent
+from monitor.connections.access import ensure_access
+from monitor.connections.kafka import faust_credentials
 from monitor.errors import GuardlineError
 from monitor.events import EventFactory, Topics
-from monitor.factory import build_pointer, build_screening, build_store
+from monitor.factory import build_pointer, build_publisher, build_screening, build_store
 from monitor.health import Health
 from monitor.heartbeat import HEARTBEAT
 from monitor.models.pointer import Alias, ModelPointer
@@ -59,6 +61,7 @@ def build_app(settings: Settings) -> faust.App:
         broker=[f"kafka://{address.strip()}" for address in settings.kafka_bootstrap.split(",")],
         broker_client_id="guardline",
         broker_commit_interval=1.0,
+        broker_credentials=faust_credentials(settings),
         broker_heartbeat_interval=settings.session_timeout / 10,
         broker_max_poll_interval=_MAX_POLL_INTERVAL,
         # The group must wait for a member that drains, else its partitions move while their work is unfinished.
@@ -101,13 +104,10 @@ class Worker:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+        await ensure_access(self._settings, scoring=True)
         store = build_store(self._settings)
         pointer = build_pointer(self._settings)
-        publisher = KafkaPublisher(
-            self._settings.kafka_bootstrap,
-            timeout=self._settings.publish_timeout,
-            max_bytes=self._settings.publish_max_bytes,
-        )
+        publisher = build_publisher(self._settings)
         build = self._builder(store)
         models = ModelSwitch(build, build(await self._first(pointer)))
         shadow = self._shadow(build, pointer, publisher)

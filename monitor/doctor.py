@@ -100,30 +100,46 @@ def _line(text: str) -> str:
 
 async def _kafka(settings: Settings) -> str:
     from aiokafka.client import AIOKafkaClient
+    from aiokafka.errors import KafkaError
 
-    client = AIOKafkaClient(bootstrap_servers=settings.kafka_bootstrap)
+    from monitor.connections.kafka import kafka_options, refusal
+
+    options = kafka_options(settings)
+    client = AIOKafkaClient(**options)
     try:
-        await client.bootstrap()
+        try:
+            await client.bootstrap()
+        except (KafkaError, OSError) as error:
+            raise await refusal(options) or error from error
         topics = await client.fetch_all_metadata()
         known = settings.topic_outputs in topics.topics(exclude_internal_topics=True)
-        return "answers" if known else f"answers, but has no topic {settings.topic_outputs} yet"
+        # A broker with ACLs lists only what this user may describe.
+        return "answers" if known else f"answers, but has no topic {settings.topic_outputs} yet, or hides it from us"
     finally:
         await client.close()
 
 
 async def _redis(settings: Settings) -> str:
-    from redis.asyncio import Redis
+    from monitor.connections.redis import ensure_redis, redis_client
 
-    async with Redis.from_url(settings.redis_url.get_secret_value()) as client:
+    await ensure_redis(settings)
+    async with redis_client(settings) as client:
         await client.ping()
     return "answers"
 
 
-async def _live(url: str) -> bool:
-    """Tell whether a Triton server is alive at `url`; whatever the client raises means that none is."""
-    import tritonclient.grpc.aio as triton
+async def _live(settings: Settings) -> bool:
+    """Tell whether a Triton server is alive; whatever the client raises means that none is.
 
-    client = triton.InferenceServerClient(url)
+    Raises:
+        AccessDenied: it and this client do not trust each other.
+    """
+    from monitor.connections.triton import refusal, triton_client, triton_tls
+
+    url, tls = settings.triton_url, triton_tls(settings)
+    if (reason := await refusal(url, tls)) is not None:
+        raise reason
+    client = triton_client(url, tls)
     try:
         return bool(await client.is_server_live(client_timeout=_TIMEOUT))
     finally:
@@ -138,9 +154,10 @@ async def _computes(settings: Settings, package: ModelPackage, spec: EncoderSpec
         ModelMismatch: it has other weights or tensors than the package.
         ScorerFailed: it answers with an error.
     """
+    from monitor.connections.triton import triton_tls
     from monitor.triton import TritonBackend
 
-    backend = TritonBackend(package, spec, url=settings.triton_url, timeout=_TRITON_TIMEOUT)
+    backend = TritonBackend(package, spec, url=settings.triton_url, tls=triton_tls(settings), timeout=_TRITON_TIMEOUT)
     try:
         if not await backend.ready():
             raise ScorerUnavailable(
@@ -154,7 +171,7 @@ async def _computes(settings: Settings, package: ModelPackage, spec: EncoderSpec
 
 
 async def _triton(settings: Settings, package: ModelPackage | GuardlineError) -> str:
-    if not await _live(settings.triton_url):
+    if not await _live(settings):
         raise ScorerUnavailable(f"{settings.triton_url} is shutting down: wait for it, or start it again")
     if isinstance(package, GuardlineError):
         return "answers; not asked for its models, because the package cannot be used"

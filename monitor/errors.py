@@ -2,6 +2,7 @@
 
 GuardlineError
 ├── ConfigurationError   tell the user what to change and exit with 2
+├── AccessDenied         a credential, certificate or grant is refused: say which and exit with 3; waiting is no help
 ├── ModelMismatch        refuse the model package, keep the one that serves
 ├── InvalidMessage       dead letter with the reason, the stream goes on
 ├── ScorerFailed         the model answered with an error or nonsense: bounded retries, then a dead letter
@@ -17,6 +18,10 @@ class GuardlineError(Exception):
 
 class ConfigurationError(GuardlineError):
     """A setting, file or installation is not usable; the message says what to do."""
+
+
+class AccessDenied(GuardlineError):
+    """A service refuses a credential, a certificate or an operation; the message says which setting or grant."""
 
 
 class ModelMismatch(GuardlineError):

@@ -22,15 +22,19 @@ from monitor.settings import Settings
 
 if TYPE_CHECKING:
     from monitor.models.pointer import ModelPointer  # which needs Redis' client
+    from monitor.publisher import KafkaPublisher  # which needs Kafka's
 
 
 def build_backend(settings: Settings, package: ModelPackage, spec: EncoderSpec | VerifierSpec) -> Backend:
     """Return what runs one graph of the package."""
     if settings.scorer != "triton":
         return OnnxBackend(package, spec, threads=settings.onnx_threads)
+    from monitor.connections.triton import triton_tls
     from monitor.triton import TritonBackend
 
-    backend: Backend = TritonBackend(package, spec, url=settings.triton_url, timeout=settings.triton_timeout)
+    backend: Backend = TritonBackend(
+        package, spec, url=settings.triton_url, tls=triton_tls(settings), timeout=settings.triton_timeout
+    )
     if settings.triton_fallback:
         backend = FallbackBackend(backend, OnnxBackend(package, spec, threads=settings.onnx_threads))
     return backend
@@ -69,10 +73,28 @@ def build_assessment(settings: Settings, package: ModelPackage) -> Assessment:
 def build_store(settings: Settings) -> VerdictStore:
     """Return the store that the settings ask for."""
     if settings.store == "redis":
+        from monitor.connections.redis import redis_client
         from monitor.redis_store import RedisStore
 
-        return RedisStore(settings.redis_url.get_secret_value(), expiry=settings.cache_expiry)
+        return RedisStore(redis_client(settings), expiry=settings.cache_expiry)
     return MemoryStore()
+
+
+def build_publisher(settings: Settings) -> KafkaPublisher:
+    """Return what publishes to the brokers of the settings.
+
+    Raises:
+        ConfigurationError: a credential that they ask for is not set, or a certificate cannot be read.
+    """
+    from monitor.connections.kafka import security_options
+    from monitor.publisher import KafkaPublisher
+
+    return KafkaPublisher(
+        settings.kafka_bootstrap,
+        security=security_options(settings),
+        timeout=settings.publish_timeout,
+        max_bytes=settings.publish_max_bytes,
+    )
 
 
 def build_pointer(settings: Settings) -> ModelPointer | None:
@@ -82,7 +104,9 @@ def build_pointer(settings: Settings) -> ModelPointer | None:
     if settings.models_file is not None:
         return FilePointer(settings.models_file)
     if settings.store == "redis":
-        return RedisPointer(settings.redis_url.get_secret_value())
+        from monitor.connections.redis import redis_client
+
+        return RedisPointer(redis_client(settings))
     return None
 
 

@@ -8,9 +8,10 @@ producer is used directly: idempotent, `acks=all`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -27,6 +28,7 @@ from aiokafka.errors import (
 
 from monitor import metrics
 from monitor.backoff import delays
+from monitor.connections.kafka import denied, refusal
 from monitor.heartbeat import HEARTBEAT
 
 _log = structlog.get_logger(__name__)
@@ -57,22 +59,35 @@ class Publisher(Protocol):
     """Fails closed: it returns when the broker has every event, and waits as long as that takes."""
 
     async def publish(self, events: Sequence[Event]) -> list[Event]:
-        """Return the events that the broker refuses for good (too large); all others are acknowledged."""
+        """Return the events that the broker refuses for good (too large); all others are acknowledged.
+
+        Raises:
+            AccessDenied: the broker refuses this client, or does not let it write to a topic.
+        """
         ...
 
 
 class KafkaPublisher:
     """Publishes to Kafka."""
 
-    def __init__(self, bootstrap: str, *, timeout: float = 30.0, max_bytes: int = 20_000_000) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        security: Mapping[str, Any] = MappingProxyType({}),
+        timeout: float = 30.0,
+        max_bytes: int = 20_000_000,
+    ) -> None:
         """Publish to the brokers at `bootstrap`.
 
         Args:
             bootstrap: host:port, separated by commas.
+            security: how to speak to them, see `monitor.connections.kafka.security_options`.
             timeout: seconds without an acknowledgement after which a log line says so.
             max_bytes: largest event that is sent at all.
         """
         self._bootstrap = bootstrap
+        self._options = {"bootstrap_servers": bootstrap, **security}
         self._timeout = timeout
         self._max_bytes = max_bytes
         self._producer: AIOKafkaProducer | None = None
@@ -82,7 +97,7 @@ class KafkaPublisher:
         async with self._starting:
             if self._producer is None:
                 producer = AIOKafkaProducer(
-                    bootstrap_servers=self._bootstrap,
+                    **self._options,
                     client_id="guardline",
                     enable_idempotence=True,
                     acks="all",
@@ -139,6 +154,11 @@ class KafkaPublisher:
         await self._answered([future for _, future in sent])
         return failed + [event for event, future in sent if future.exception() is not None]
 
+    async def _raise_if_denied(self, error: KafkaError | OSError) -> None:
+        """Raise where trying again is no help; otherwise the broker is away, which ends by itself."""
+        if (reason := denied(error) or await refusal(self._options)) is not None:
+            raise reason from error
+
     async def _publish_one(self, event: Event) -> bool:
         waits = delays()
         while True:
@@ -151,6 +171,7 @@ class KafkaPublisher:
             except MessageSizeTooLargeError:
                 return False
             except (KafkaError, OSError) as error:
+                await self._raise_if_denied(error)
                 metrics.PUBLISH_RETRIES.inc()
                 HEARTBEAT.beat()
                 delay = next(waits)
@@ -171,12 +192,17 @@ class KafkaPublisher:
         return [event for event, ok in zip(careful, accepted, strict=True) if not ok]
 
     async def start(self) -> None:
-        """Connect, retrying while the broker is away."""
+        """Connect, retrying while the broker is away.
+
+        Raises:
+            AccessDenied: it refuses this client.
+        """
         waits = delays()
         while True:
             try:
                 await self._ready()
             except (KafkaError, OSError) as error:
+                await self._raise_if_denied(error)
                 delay = next(waits)
                 _log.warning(
                     "broker_unreachable", bootstrap=self._bootstrap, error=repr(error), action=f"again in {delay:.1f} s"

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from monitor.connections.redis import denied
 from monitor.errors import StoreUnavailable
 
 
@@ -21,22 +22,22 @@ async def translated() -> AsyncIterator[None]:
     try:
         yield
     except (RedisError, OSError) as error:
-        raise StoreUnavailable(f"Redis does not answer: {error}") from error
+        reason = denied(error) or f"Redis does not answer: {error}"
+        raise StoreUnavailable(str(reason)) from error
 
 
 class RedisStore:
     """A `VerdictStore` in Redis."""
 
-    def __init__(self, url: str, *, expiry: int = 86_400, timeout: float = 1.0, prefix: str = "guardline:") -> None:
-        """Connect lazily to `url` (redis:// or rediss://).
+    def __init__(self, client: Redis, *, expiry: int = 86_400, prefix: str = "guardline:") -> None:
+        """Keep values with `client`, which is closed with the store.
 
         Args:
-            url: where Redis is.
+            client: see `monitor.connections.redis.redis_client`.
             expiry: seconds until an entry is forgotten.
-            timeout: seconds to connect, and to wait for an answer.
             prefix: put before every key.
         """
-        self._redis = Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
+        self._redis = client
         self._expiry = expiry
         self._prefix = prefix
 

@@ -39,6 +39,26 @@ class Settings(BaseSettings):
     )
 
     kafka_bootstrap: str = Field(default="127.0.0.1:9092", description="Brokers, host:port, separated by commas.")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT", description="How brokers are spoken to; SASL asks for a user, SSL encrypts."
+    )
+    kafka_sasl_mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN", "OAUTHBEARER"] = Field(
+        default="SCRAM-SHA-512", description="How the user is proved with SASL."
+    )
+    kafka_username: str | None = Field(default=None, description="User for SASL; OAUTHBEARER: the client id.")
+    kafka_password: SecretStr | None = Field(default=None, description="Its password; OAUTHBEARER: the client secret.")
+    kafka_ca_file: Path | None = Field(
+        default=None, description="PEM of the authorities that may vouch for brokers; default: the system's."
+    )
+    kafka_certificate_file: Path | None = Field(default=None, description="PEM certificate that proves this client.")
+    kafka_key_file: Path | None = Field(default=None, description="PEM key of that certificate, unencrypted.")
+    kafka_token_url: str | None = Field(
+        default=None, description="OAUTHBEARER: endpoint for client credentials (RFC 6749, section 4.4)."
+    )
+    kafka_token_scope: str | None = Field(default=None, description="OAUTHBEARER: scope to ask that endpoint for.")
+    kafka_token_file: Path | None = Field(
+        default=None, description="OAUTHBEARER: file with a token that somebody else renews, in place of the endpoint."
+    )
     group: str = Field(default="guardline", description="Consumer group; workers of one group share the partitions.")
     instance: str | None = Field(
         default=None,
@@ -66,6 +86,12 @@ class Settings(BaseSettings):
         "encoder alone decides: faster, and it misses more.",
     )
     triton_url: str = Field(default="127.0.0.1:8001", description="Triton's gRPC address, host:port.")
+    triton_tls: bool = Field(default=False, description="Speak to Triton over TLS.")
+    triton_ca_file: Path | None = Field(
+        default=None, description="PEM of the authorities that may vouch for Triton; default: gRPC's."
+    )
+    triton_certificate_file: Path | None = Field(default=None, description="PEM certificate that proves this client.")
+    triton_key_file: Path | None = Field(default=None, description="PEM key of that certificate, unencrypted.")
     triton_timeout: float = Field(default=30, gt=0, description="Seconds that one request may take.")
     triton_fallback: bool = Field(
         default=False, description="Score in-process while Triton is away, instead of pausing intake."
@@ -96,8 +122,14 @@ class Settings(BaseSettings):
 
     store: Literal["memory", "redis"] = Field(default="memory", description="Where scores are remembered.")
     redis_url: SecretStr = Field(
-        default=SecretStr("redis://127.0.0.1:6379/0"), description="Redis, with credentials where it needs them."
+        default=SecretStr("redis://127.0.0.1:6379/0"),
+        description="Redis, with credentials where it needs them; rediss:// for TLS.",
     )
+    redis_ca_file: Path | None = Field(
+        default=None, description="PEM of the authorities that may vouch for Redis; default: the system's."
+    )
+    redis_certificate_file: Path | None = Field(default=None, description="PEM certificate that proves this client.")
+    redis_key_file: Path | None = Field(default=None, description="PEM key of that certificate, unencrypted.")
     cache_expiry: int = Field(default=86_400, gt=0, description="Seconds that Redis remembers scores and finished ids.")
 
     threshold_unsafe: float | None = Field(

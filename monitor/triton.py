@@ -16,6 +16,8 @@ import tritonclient.grpc.aio as triton
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
+from monitor.connections.tls import Certificates
+from monitor.connections.triton import triton_client
 from monitor.errors import ModelMismatch, ScorerFailed, ScorerUnavailable
 from monitor.models.triton_repository import served_version
 from monitor.package import EncoderSpec, ModelPackage, VerifierSpec
@@ -35,11 +37,18 @@ class TritonBackend:
     """Sends batches for one graph to one Triton server."""
 
     def __init__(
-        self, package: ModelPackage, spec: EncoderSpec | VerifierSpec, *, url: str, timeout: float = 30.0
+        self,
+        package: ModelPackage,
+        spec: EncoderSpec | VerifierSpec,
+        *,
+        url: str,
+        tls: Certificates | None = None,
+        timeout: float = 30.0,
     ) -> None:
-        """Connect lazily to `url` (host:port, no scheme); `timeout` in seconds bounds every call."""
+        """Connect lazily to `url` (host:port, no scheme), by `tls` where given; `timeout` in seconds bounds a call."""
         self._spec = spec
         self._url = url
+        self._tls = tls
         self._timeout = timeout
         self._channel: triton.InferenceServerClient | None = None
         self._digest = package.sha256(spec)
@@ -49,7 +58,7 @@ class TritonBackend:
     def _client(self) -> triton.InferenceServerClient:
         """The connection, made where it is used: backends are built in threads, which have no event loop."""
         if self._channel is None:
-            self._channel = triton.InferenceServerClient(self._url, channel_args=_CHANNEL)
+            self._channel = triton_client(self._url, self._tls, _CHANNEL)
         return self._channel
 
     def _translate(self, error: Exception) -> Exception:

@@ -16,12 +16,13 @@ from monitor.alerts.config import AlertsConfig, Route, load_config
 from monitor.alerts.sinks.build import build_sinks
 from monitor.alerts.trial import send_trial
 from monitor.alerts.worker import AlertsWorker, start
+from monitor.connections.access import ensure_access
+from monitor.connections.kafka import kafka_options, refusal
 from monitor.errors import ConfigurationError
-from monitor.factory import build_store
+from monitor.factory import build_publisher, build_store
 from monitor.health import Health
 from monitor.heartbeat import HEARTBEAT
 from monitor.logs import configure
-from monitor.publisher import KafkaPublisher
 from monitor.replay.reading import stopping_on_signals
 from monitor.settings import Settings, load_settings
 
@@ -40,7 +41,7 @@ def _route(config: AlertsConfig, name: str) -> Route:
 
 def _consumer(settings: Settings) -> AIOKafkaConsumer:
     return AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka_bootstrap,
+        **kafka_options(settings),
         client_id="guardline-alerts",
         group_id=f"{settings.group}.alerts",
         group_instance_id=f"{settings.instance}.alerts" if settings.instance else None,
@@ -54,11 +55,10 @@ def _consumer(settings: Settings) -> AIOKafkaConsumer:
 
 async def _serve(settings: Settings, config: AlertsConfig) -> bool:
     """Run until a signal; return whether everything was drained."""
+    await ensure_access(settings, scoring=False)
     sinks = build_sinks(config)
     store = build_store(settings)
-    publisher = KafkaPublisher(
-        settings.kafka_bootstrap, timeout=settings.publish_timeout, max_bytes=settings.publish_max_bytes
-    )
+    publisher = build_publisher(settings)
     worker = AlertsWorker(config, sinks=sinks, store=store, publisher=publisher, clock=time.time)
     health = Health(HEARTBEAT, worker.progress, settings.stall_timeout)
     stop = asyncio.Event()
@@ -66,7 +66,7 @@ async def _serve(settings: Settings, config: AlertsConfig) -> bool:
     topics = [settings.topic_flags, *([settings.topic_review] if config.review else [])]
     try:
         with stopping_on_signals(stop):
-            consumer = await start(lambda: _consumer(settings), stop)
+            consumer = await start(lambda: _consumer(settings), lambda: refusal(kafka_options(settings)), stop)
             if consumer is None:
                 return True
             try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -28,7 +28,8 @@ from monitor.alerts.reading import read_flag
 from monitor.alerts.routing import routes_of
 from monitor.alerts.sinks import Sink
 from monitor.backoff import delays
-from monitor.errors import GuardlineError, InvalidMessage
+from monitor.connections.kafka import denied
+from monitor.errors import AccessDenied, GuardlineError, InvalidMessage
 from monitor.health import Progress
 from monitor.heartbeat import HEARTBEAT
 from monitor.publisher import Publisher
@@ -117,7 +118,7 @@ class AlertsWorker(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._commit(consumer)
             return drained
         except KafkaError as error:
-            raise GuardlineError(f"Kafka: {error!r}") from error
+            raise denied(error) or GuardlineError(f"Kafka: {error!r}") from error
         finally:
             for task in delivering:
                 task.cancel()
@@ -286,8 +287,16 @@ class AlertsWorker(ConsumerRebalanceListener):  # type: ignore[misc]
         return planned + [sent for delivery in self._deliveries.values() for sent in delivery.unfinished]
 
 
-async def start(consumer_of: Callable[[], AIOKafkaConsumer], stop: asyncio.Event) -> AIOKafkaConsumer | None:
-    """Return a connected consumer, waiting as long as it takes; None when `stop` was set first."""
+async def start(
+    consumer_of: Callable[[], AIOKafkaConsumer],
+    refused: Callable[[], Awaitable[AccessDenied | None]],
+    stop: asyncio.Event,
+) -> AIOKafkaConsumer | None:
+    """Return a connected consumer, waiting as long as it takes; None when `stop` was set first.
+
+    Raises:
+        AccessDenied: `refused` says after a failure that waiting is no help.
+    """
     for delay in delays():
         if stop.is_set():
             return None
@@ -296,8 +305,10 @@ async def start(consumer_of: Callable[[], AIOKafkaConsumer], stop: asyncio.Event
             await consumer.start()
             await asyncio.sleep(0)  # aiokafka's own tasks must have begun before they can be stopped
             return consumer
-        except KafkaError as error:
+        except (KafkaError, OSError) as error:
             await consumer.stop()
+            if (reason := await refused()) is not None:
+                raise reason from error
             _log.warning("broker_unreachable", error=repr(error), action=f"again in {delay:.1f} s")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay):

@@ -119,14 +119,14 @@ async def shadow_records(settings: Settings) -> list[ShadowRecord]:
     from monitor.replay.places import resolve
     from monitor.replay.reading import batches, opened, topics_of
 
-    partitions = (await topics_of(settings.kafka_bootstrap)).get(settings.topic_shadow)
+    partitions = (await topics_of(settings)).get(settings.topic_shadow)
     if not partitions:
         raise ConfigurationError(
             f"the broker has no topic {settings.topic_shadow}: create it, promote a package with --challenger and let "
             "the monitor see some messages"
         )
     found: dict[str, ShadowRecord] = {}
-    async with opened(settings.kafka_bootstrap) as consumer:
+    async with opened(settings) as consumer:
         spans = await resolve(consumer, partitions, "earliest", "latest")
         async for records in batches(consumer, spans, most=1000, stop=asyncio.Event()):
             for record in records:

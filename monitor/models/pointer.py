@@ -127,9 +127,9 @@ class FilePointer:
 class RedisPointer:
     """One list a role in Redis, the latest first. A Redis that may forget (`allkeys-lru`) may forget these, too."""
 
-    def __init__(self, url: str, *, timeout: float = 1.0, prefix: str = "guardline:models:") -> None:
-        """Connect lazily to `url`; `timeout` in seconds to connect, and to wait for an answer."""
-        self._redis = Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
+    def __init__(self, client: Redis, *, prefix: str = "guardline:models:") -> None:
+        """Keep the lists with `client`, which is closed with the pointer."""
+        self._redis = client
         self._prefix = prefix
 
     async def history(self, alias: Alias) -> Sequence[Choice]:

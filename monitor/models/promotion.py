@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
-import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
+from monitor.connections.triton import triton_client, triton_tls
 from monitor.errors import ConfigurationError, ModelMismatch, ScorerUnavailable
 from monitor.factory import build_screening
 from monitor.memory import MemoryStore
@@ -36,14 +36,15 @@ def specs(package: ModelPackage, settings: Settings) -> list[EncoderSpec | Verif
     return [package.manifest.encoder, *([verifier] if verifier is not None and settings.verify else [])]
 
 
-async def _load(url: str, model: str) -> None:
+async def _load(settings: Settings, model: str) -> None:
     """Let Triton load a model again, with the versions that its configuration names.
 
     Raises:
         ScorerUnavailable: Triton does not answer.
         ModelMismatch: it cannot load that model.
     """
-    client = triton.InferenceServerClient(url)
+    url = settings.triton_url
+    client = triton_client(url, triton_tls(settings))
     try:
         async with asyncio.timeout(_LOAD_TIMEOUT):
             await client.load_model(model, client_timeout=_LOAD_TIMEOUT)
@@ -72,10 +73,10 @@ async def load_into_triton(package: ModelPackage, settings: Settings, say: Say) 
     for spec in specs(package, settings):
         number = await asyncio.to_thread(install, package, spec, repository)
         try:
-            await _load(settings.triton_url, spec.model)
+            await _load(settings, spec.model)
         except ModelMismatch:
             await asyncio.to_thread(withdraw, spec, number, repository)
-            await _load(settings.triton_url, spec.model)
+            await _load(settings, spec.model)
             raise
         say(f"Triton serves {spec.model} {number}")
 

@@ -16,11 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from monitor.errors import ConfigurationError
-from monitor.factory import build_screening
+from monitor.factory import build_publisher, build_screening
 from monitor.logs import configure
 from monitor.memory import MemoryStore
 from monitor.package import ModelPackage
-from monitor.publisher import KafkaPublisher
 from monitor.replay import dead_letters, history, rendering
 from monitor.replay.places import Place, PlaceType, format_offsets, resolve
 from monitor.replay.reading import opened, stopping_on_signals, topics_of
@@ -49,14 +48,12 @@ async def _dead_letters(
     settings: Settings, selection: dead_letters.Selection, start: Place | None, end: Place, *, dry_run: bool
 ) -> dead_letters.Report:
     stop = asyncio.Event()
-    publisher = None if dry_run else KafkaPublisher(
-        settings.kafka_bootstrap, timeout=settings.publish_timeout, max_bytes=settings.publish_max_bytes
-    )  # fmt: skip
+    publisher = None if dry_run else build_publisher(settings)
     try:
         with stopping_on_signals(stop):
-            topics = await topics_of(settings.kafka_bootstrap)
+            topics = await topics_of(settings)
             letters = _partitions(topics, settings.topic_deadletter, "GUARDLINE_TOPIC_DEADLETTER")
-            async with opened(settings.kafka_bootstrap, group=selection.group(settings.group)) as consumer:
+            async with opened(settings, group=selection.group(settings.group)) as consumer:
                 spans = await dead_letters.spans_to_read(consumer, letters, start, end)
                 with _progress("Replaying", sum(map(len, spans.values()))) as advance:
                     return await dead_letters.replay(
@@ -96,9 +93,9 @@ async def _history(
         if against is not None:
             await before()  # a package that cannot be used is said before anything is read
         with stopping_on_signals(stop):
-            topics = await topics_of(settings.kafka_bootstrap)
+            topics = await topics_of(settings)
             inputs = _partitions(topics, settings.topic_outputs, "GUARDLINE_TOPIC_OUTPUTS")
-            async with opened(settings.kafka_bootstrap) as consumer:
+            async with opened(settings) as consumer:
                 spans = await resolve(consumer, inputs, start, end)
                 audits = None
                 if against is None and (records := topics.get(settings.topic_verdicts)):

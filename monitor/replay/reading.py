@@ -7,13 +7,16 @@ import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
+from monitor.connections.kafka import denied, kafka_options, refusal
 from monitor.errors import GuardlineError
 from monitor.replay.places import Span
+from monitor.settings import Settings
 
 #: Seconds without a record, where there should be some, after which the broker is given up.
 _SILENCE = 60.0
@@ -21,21 +24,22 @@ _POLL = 500  # milliseconds
 
 
 @asynccontextmanager
-async def opened(bootstrap: str, *, group: str | None = None) -> AsyncIterator[AIOKafkaConsumer]:
+async def opened(settings: Settings, *, group: str | None = None) -> AsyncIterator[AIOKafkaConsumer]:
     """Yield a connected consumer. `group` is where offsets may be committed; no partitions are asked of it.
 
     Raises:
-        GuardlineError: the broker does not answer, now or later.
+        GuardlineError: the broker does not answer, now or later, or refuses this client.
     """
+    options = kafka_options(settings)
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap,
+        **options,
         client_id="guardline-replay",
         group_id=group,
         enable_auto_commit=False,
         auto_offset_reset="none",
     )
     try:
-        with _translated(bootstrap):
+        async with _translated(options):
             await consumer.start()
             # aiokafka's own tasks must have begun: `stop` would raise the cancellation of one that has not.
             await asyncio.sleep(0)
@@ -44,15 +48,16 @@ async def opened(bootstrap: str, *, group: str | None = None) -> AsyncIterator[A
         await consumer.stop()
 
 
-async def topics_of(bootstrap: str) -> dict[str, list[TopicPartition]]:
+async def topics_of(settings: Settings) -> dict[str, list[TopicPartition]]:
     """Return the topics of the broker and their partitions, in order. Asks for all, so that none is made by asking.
 
     Raises:
-        GuardlineError: the broker does not answer.
+        GuardlineError: the broker does not answer, or refuses this client.
     """
-    client = AIOKafkaClient(bootstrap_servers=bootstrap, client_id="guardline-replay")
+    options = kafka_options(settings)
+    client = AIOKafkaClient(**options, client_id="guardline-replay")
     try:
-        with _translated(bootstrap):
+        async with _translated(options):
             await client.bootstrap()
             cluster = await client.fetch_all_metadata()
     finally:
@@ -63,8 +68,8 @@ async def topics_of(bootstrap: str) -> dict[str, list[TopicPartition]]:
     }
 
 
-@contextmanager
-def _translated(bootstrap: str) -> Iterator[None]:
+@asynccontextmanager
+async def _translated(options: Mapping[str, Any]) -> AsyncIterator[None]:
     try:
         yield
     except OffsetOutOfRangeError as error:
@@ -72,8 +77,11 @@ def _translated(bootstrap: str) -> Iterator[None]:
             "records vanished while they were read, by the topic's retention: begin again with --from earliest"
         ) from error
     except KafkaError as error:
+        if (reason := denied(error) or await refusal(options)) is not None:
+            raise reason from error
         raise GuardlineError(
-            f"Kafka at {bootstrap} does not answer ({error!r}): set GUARDLINE_KAFKA_BOOTSTRAP, or start a broker"
+            f"Kafka at {options['bootstrap_servers']} does not answer ({error!r}): set GUARDLINE_KAFKA_BOOTSTRAP, or "
+            "start a broker"
         ) from error
 
 

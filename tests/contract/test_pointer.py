@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from monitor.connections.redis import redis_client
 from monitor.errors import ConfigurationError, StoreUnavailable
 from monitor.models.pointer import Alias, Choice, FilePointer, ModelPointer, RedisPointer
+from monitor.settings import Settings
 from tests.fixtures_services import LocalRedis
 
 
@@ -18,7 +20,7 @@ async def pointer(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     if request.param == "file":
         yield FilePointer(tmp_path / "models" / "active.json")
         return
-    own = RedisPointer(request.getfixturevalue("redis_server").url)
+    own = RedisPointer(redis_client(Settings(redis_url=request.getfixturevalue("redis_server").url)))
     yield own
     await own.close()
 
@@ -62,7 +64,7 @@ async def test_a_file_that_is_no_pointer_says_what_to_do(tmp_path: Path) -> None
 
 @pytest.mark.connected
 async def test_a_redis_that_is_away_is_a_store_unavailable(redis_server: LocalRedis) -> None:
-    pointer = RedisPointer(redis_server.url)
+    pointer = RedisPointer(redis_client(Settings(redis_url=redis_server.url)))
     redis_server.stop()
     with pytest.raises(StoreUnavailable):
         await pointer.history(Alias.CHAMPION)

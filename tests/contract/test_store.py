@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from monitor.connections.redis import redis_client
 from monitor.errors import StoreUnavailable
 from monitor.memory import MemoryStore
 from monitor.redis_store import RedisStore
 from monitor.screening import VerdictStore
+from monitor.settings import Settings
 from tests.fixtures_services import LocalRedis
 
 
@@ -18,7 +20,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[VerdictStore]:
     if request.param == "memory":
         yield MemoryStore()
         return
-    store = RedisStore(request.getfixturevalue("redis_server").url)
+    store = RedisStore(redis_client(Settings(redis_url=request.getfixturevalue("redis_server").url)))
     yield store
     await store.close()
 
@@ -49,7 +51,7 @@ async def test_memory_forgets_the_oldest() -> None:
 async def test_redis_entries_expire_and_have_the_prefix(redis_server: LocalRedis) -> None:
     from redis.asyncio import Redis
 
-    store = RedisStore(redis_server.url, expiry=50, prefix="mine:")
+    store = RedisStore(redis_client(Settings(redis_url=redis_server.url)), expiry=50, prefix="mine:")
     await store.put({"a": b"1"})
     async with Redis.from_url(redis_server.url) as client:
         assert await client.keys() == [b"mine:a"]
@@ -59,7 +61,7 @@ async def test_redis_entries_expire_and_have_the_prefix(redis_server: LocalRedis
 
 @pytest.mark.connected
 async def test_redis_away_and_back(redis_server: LocalRedis) -> None:
-    store = RedisStore(redis_server.url, timeout=0.5)
+    store = RedisStore(redis_client(Settings(redis_url=redis_server.url)))
     await store.put({"a": b"1"})
     redis_server.stop()
     with pytest.raises(StoreUnavailable):

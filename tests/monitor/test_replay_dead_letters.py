@@ -22,6 +22,7 @@ from monitor.replay.command import command
 from monitor.replay.dead_letters import REPLAYS, Outcome, Selection, plan, reason_of, replay, spans_to_read
 from monitor.replay.places import Span
 from monitor.replay.reading import opened
+from monitor.settings import Settings
 from tests.fixtures_kafka import CHECKOUT, Broker, committed_offsets, consume_all
 from tests.monitor.fakes import RecordingPublisher, make_record
 
@@ -271,7 +272,7 @@ async def test_a_run_that_is_stopped_goes_on_where_it_ended(broker: Broker, monk
     await stream.fail(10)
     stop = asyncio.Event()
     sent = RecordingPublisher()
-    async with opened(broker.bootstrap, group=ALL.group(stream.dead)) as consumer:
+    async with opened(Settings(kafka_bootstrap=broker.bootstrap), group=ALL.group(stream.dead)) as consumer:
         spans = await spans_to_read(consumer, stream.letters, None, "latest")
         report = await replay(
             consumer, spans, ALL, sent, commit=True, origins={stream.inputs}, stop=stop, advance=lambda _: stop.set()
@@ -286,7 +287,7 @@ async def test_a_run_that_is_stopped_goes_on_where_it_ended(broker: Broker, monk
 async def test_a_refused_letter_is_counted(embedded: Broker) -> None:
     stream = await Stream.create(embedded, partitions=1)
     await stream.fail(3)
-    async with opened(embedded.bootstrap, group="g") as consumer:
+    async with opened(Settings(kafka_bootstrap=embedded.bootstrap), group="g") as consumer:
         spans = await spans_to_read(consumer, stream.letters, None, "latest")
         publisher = RecordingPublisher(refuse=lambda event: event.value == b"value 1")
         report = await replay(
@@ -314,7 +315,7 @@ async def test_without_acknowledgements_it_ends_and_says_where_to_go_on(
     monkeypatch.setattr("monitor.replay.dead_letters._PATIENCE", 0.05)
     stream = await Stream.create(embedded, partitions=1)
     await stream.fail(3)
-    async with opened(embedded.bootstrap, group="g") as consumer:
+    async with opened(Settings(kafka_bootstrap=embedded.bootstrap), group="g") as consumer:
         spans = await spans_to_read(consumer, stream.letters, None, "latest")
         with pytest.raises(Exception, match=f"--from {stream.dead}/0:0"):
             await replay(
@@ -334,7 +335,7 @@ async def test_a_place_beyond_the_end_is_of_an_older_topic(embedded: Broker) -> 
     stream = await Stream.create(embedded, partitions=1)
     await stream.fail(3)
     here = TopicPartition(stream.dead, 0)
-    async with opened(embedded.bootstrap, group="g") as consumer:
+    async with opened(Settings(kafka_bootstrap=embedded.bootstrap), group="g") as consumer:
         consumer.assign([here])
         await consumer.commit({here: 99})
         assert await spans_to_read(consumer, stream.letters, None, "latest") == {here: Span(0, 3)}

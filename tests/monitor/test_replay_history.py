@@ -308,7 +308,7 @@ async def test_a_run_that_is_stopped_says_where_to_go_on(embedded: Broker, tmp_p
     async def before() -> Judge:
         return judge()
 
-    async with opened(embedded.bootstrap) as consumer:
+    async with opened(Settings(kafka_bootstrap=embedded.bootstrap)) as consumer:
         report = await rescore(
             consumer,
             {here: Span(0, 200)},

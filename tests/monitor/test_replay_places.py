@@ -18,6 +18,7 @@ from monitor.replay.places import (
     resolve,
 )
 from monitor.replay.reading import opened, topics_of
+from monitor.settings import Settings
 from tests.fixtures_kafka import Broker, produce
 
 ZERO, ONE = TopicPartition("llm.outputs", 0), TopicPartition("llm.outputs", 1)
@@ -62,8 +63,10 @@ def test_what_is_printed_can_be_given_again(offsets: dict[TopicPartition, int]) 
 
 
 async def resolved(broker: Broker, topic: str, start: Place, end: Place) -> dict[int, Span]:
-    async with opened(broker.bootstrap) as consumer:
-        spans = await resolve(consumer, (await topics_of(broker.bootstrap))[topic], start, end)
+    async with opened(Settings(kafka_bootstrap=broker.bootstrap)) as consumer:
+        spans = await resolve(
+            consumer, (await topics_of(Settings(kafka_bootstrap=broker.bootstrap)))[topic], start, end
+        )
     return {partition.partition: span for partition, span in spans.items()}
 
 
@@ -109,6 +112,6 @@ async def test_places_that_are_not_in_the_topic_are_refused(broker: Broker) -> N
 async def test_asking_for_the_topics_makes_none(broker: Broker) -> None:
     topic = await broker.topic("made", 2)
     for _ in range(2):
-        topics = await topics_of(broker.bootstrap)
+        topics = await topics_of(Settings(kafka_bootstrap=broker.bootstrap))
         assert topics[topic] == [TopicPartition(topic, 0), TopicPartition(topic, 1)]
         assert "no.such.topic" not in topics
