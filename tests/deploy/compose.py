@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from pydantic import ValidationError
-from pydantic_settings import PydanticBaseSettingsSource
-
 from monitor.settings import Settings
+from tests.deploy.given import PREFIX, drain, problems_of
 
 Tree = dict[str, Any]
 
@@ -25,21 +23,8 @@ _VARIABLE = re.compile(
 )
 _ADDRESS = re.compile(r"(?:(?<=//)|(?<=@)|(?<![\w./-]))(?P<host>[a-z][a-z0-9-]*|127\.0\.0\.1):(?P<port>\d{2,5})\b")
 _EXTRAS = re.compile(r"(?:guardline|\.whl\)?)\[(?P<extras>[a-z, ]+)\]")
-#: Seconds that the worker takes to close its connections after the drain (monitor/app.py).
-_CLOSE = 5.0
 #: Images whose last USER is not root, by their published Dockerfiles.
 _NON_ROOT = {"apache/kafka": "appuser"}
-_PREFIX = "GUARDLINE_"
-
-
-class _Given(Settings):
-    """The settings of exactly the values given, whatever the environment of the tests holds."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type, init_settings: PydanticBaseSettingsSource, **_: PydanticBaseSettingsSource
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
 
 
 @dataclass(frozen=True)
@@ -237,15 +222,7 @@ def paths(d: Deployment) -> Iterator[str]:
 def settings(d: Deployment) -> Iterator[str]:
     """Every GUARDLINE_ variable of a container is a setting, with a value that the setting accepts."""
     for name, service in _services(d).items():
-        given = {k: str(v) for k, v in _environment(d, service).items() if k.startswith(_PREFIX)}
-        fields = {variable: variable.removeprefix(_PREFIX).lower() for variable in given}
-        for variable, own in fields.items():
-            if own not in Settings.model_fields:
-                yield f"{name}: {variable} is not a setting"
-        try:
-            _Given(**{fields[v]: value for v, value in given.items() if fields[v] in Settings.model_fields})
-        except ValidationError as error:
-            yield from (f"{name}: {_PREFIX}{str(p['loc'][0]).upper()}: {p['msg']}" for p in error.errors())
+        yield from problems_of(name, _environment(d, service))
 
 
 def addresses(d: Deployment) -> Iterator[str]:
@@ -297,7 +274,7 @@ def kafka(d: Deployment) -> Iterator[str]:
 
 def topics(d: Deployment) -> Iterator[str]:
     """One service creates every topic of the settings, under the names that the monitor uses: the defaults."""
-    expected = {f"{_PREFIX}{n.upper()}": f.default for n, f in Settings.model_fields.items() if n.startswith("topic_")}
+    expected = {f"{PREFIX}{n.upper()}": f.default for n, f in Settings.model_fields.items() if n.startswith("topic_")}
     services = _services(d)
     creators = {n: s for n, s in services.items() if "kafka-topics.sh" in " ".join(_command(s))}
     if not creators:
@@ -390,10 +367,9 @@ def lifecycle(d: Deployment) -> Iterator[str]:
             yield f"{name}: has no health check"
         env = service.get("environment", {})
         if "GUARDLINE_KAFKA_BOOTSTRAP" in env:
-            drain = float(env.get("GUARDLINE_DRAIN_TIMEOUT", Settings.model_fields["drain_timeout"].default))
             grace = seconds(service.get("stop_grace_period", "10s"))
-            if grace <= drain + _CLOSE:
-                yield f"{name}: is killed after {grace:g} s, the drain takes up to {drain + _CLOSE:g} s"
+            if grace <= drain(env):
+                yield f"{name}: is killed after {grace:g} s, the drain takes up to {drain(env):g} s"
 
 
 def dockerfiles(d: Deployment) -> Iterator[str]:
