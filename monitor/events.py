@@ -159,9 +159,9 @@ def _event(
     return Event(topic, key, model.model_dump_json().encode(), headers + trace)
 
 
-def origin_of(headers: Iterable[tuple[str, bytes]]) -> Origin | None:
+def origin_of(headers: Iterable[tuple[str, bytes | None]]) -> Origin | None:
     """Return where the message behind an event is, from the event's headers; None where they do not say."""
-    found = {name: value for name, value in headers if name.startswith("ce_origin")}
+    found = {name: value for name, value in headers if name.startswith("ce_origin") and value is not None}
     try:
         return Origin(
             topic=found["ce_origintopic"].decode(),

@@ -26,7 +26,9 @@ class _Thresholds(Thresholds):
     model_config = _LENIENT
 
 
-class _Flag(FlagRecord):
+class LenientFlag(FlagRecord):
+    """A flag that may have fields of a newer monitor."""
+
     model_config = _LENIENT
     evidence: _Evidence
     model: _Model
@@ -42,6 +44,6 @@ def read_flag(value: bytes | None) -> FlagRecord:
     if value is None:
         raise InvalidMessage("empty", "the record has no value")
     try:
-        return _Flag.model_validate_json(value)
+        return LenientFlag.model_validate_json(value)
     except ValidationError as error:
         raise first_problem(error) from error

@@ -1,4 +1,4 @@
-"""How a part of Guardline says that somebody did something: published as an event, recorded by `guardline audit record`.
+"""How a part of Guardline says that somebody did something: as an event, which `guardline audit record` records.
 
 The log has one writer, so that its chain has one order. Who acts (the console, `guardline promote`) publishes to the
 topic of actions instead, and returns when the broker has it: the action is then as safe as a flag.

@@ -18,12 +18,12 @@ statement again, and where the label comes from:
     reviewers         how many made this decision
     dissenting        how many made another one, `unsure` among them
     decided_at        when the last of those who made it did (RFC 3339)
-    flags             ids of the flags on this very statement that were settled so, the latest first; `id` is of the first
+    flags             ids of the flags on this very statement that were settled so, the latest first; `id` is its
     message_id, tenant, start, end, statement_sha256, score, verdict     of the first flag
     model             {"name", "version"} that flagged it
     guideline         {"id", "version"}
     origin            {"topic", "partition", "offset"} of the message, or null
 
-Rows are one a statement (by `statement_sha256`), oldest decision first. A statement that was settled as safe in one place
-and as unsafe in another has no row: it is counted as conflicting. `unsure` and what is not settled give no row.
+Rows are one a statement (by `statement_sha256`), oldest decision first. A statement that was settled as safe in one
+place and as unsafe in another has no row: it is counted as conflicting. `unsure` and what is not settled give no row.
 """
