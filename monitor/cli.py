@@ -18,14 +18,17 @@ from monitor.errors import ConfigurationError, GuardlineError
 _GROUP = "guardline.commands"
 #: In the order of use; commands of other distributions follow.
 _ORDER = (
-    "demo", "check", "monitor", "alerts", "replay", "models", "promote", "rollback", "train", "package", "evaluate",
-    "guideline-diff", "doctor",
+    "demo", "check", "monitor", "alerts", "canary", "feedback", "audit", "replay", "models", "promote", "rollback",
+    "train", "package", "evaluate", "guideline-diff", "acls", "doctor",
 )  # fmt: skip
 _HELP = {
     "demo": "Train a model if there is none, then screen a stream of LLM answers live.",
     "check": "Check a text, or a file of texts, without a broker.",
     "monitor": "Run the streaming worker.",
     "alerts": "Send flags to webhooks, Slack, PagerDuty, mail, a file or the terminal.",
+    "feedback": "Export reviewers' decisions as labelled statements; tell how far reviewers agree.",
+    "audit": "Record flags and decisions in a hash-chained log, verify it, reproduce a verdict.",
+    "canary": "Send messages whose verdicts are known, and watch that they come back.",
     "replay": "Send dead letters back; judge past inputs with another model.",
     "models": "Show which model is in use, and how a challenger differs from it.",
     "promote": "Check a model package and let the running monitors move to it.",
@@ -34,6 +37,7 @@ _HELP = {
     "package": "Make a model package for a guideline without training on it.",
     "evaluate": "Print how a run's model does, or several runs; import reviewers' labels.",
     "guideline-diff": "Tell two versions of a guideline apart, and which statements that affects.",
+    "acls": "Print the Kafka and Redis grants that each component needs, and no more.",
     "doctor": "Tell what is installed, which services answer, which model is active.",
 }
 

@@ -100,17 +100,15 @@ def _line(text: str) -> str:
 
 async def _kafka(settings: Settings) -> str:
     from aiokafka.client import AIOKafkaClient
-    from aiokafka.errors import KafkaError
 
     from monitor.connections.kafka import kafka_options, refusal
 
     options = kafka_options(settings)
+    if (reason := await refusal(options)) is not None:
+        raise reason
     client = AIOKafkaClient(**options)
     try:
-        try:
-            await client.bootstrap()
-        except (KafkaError, OSError) as error:
-            raise await refusal(options) or error from error
+        await client.bootstrap()
         topics = await client.fetch_all_metadata()
         known = settings.topic_outputs in topics.topics(exclude_internal_topics=True)
         # A broker with ACLs lists only what this user may describe.

@@ -53,6 +53,8 @@ class Event:
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+    partition: int | None = None
+    """None: by the key."""
 
 
 class Publisher(Protocol):
@@ -107,8 +109,10 @@ class KafkaPublisher:
                 )
                 try:
                     await producer.start()
-                except BaseException:  # cancelled, too: aiokafka complains of every producer that is left open
+                except BaseException as error:  # cancelled, too: aiokafka complains of every producer that is left open
                     await producer.stop()
+                    if isinstance(error, KafkaError | OSError) and (reason := await refusal(self._options)) is not None:
+                        raise reason from error
                     raise
                 self._producer = producer
             return self._producer
@@ -128,18 +132,24 @@ class KafkaPublisher:
         # A producer that is discarded meanwhile, for another event's error, never answers who waits for its metadata.
         async with asyncio.timeout(self._timeout):
             acknowledged: asyncio.Future[object] = await producer.send(
-                event.topic, value=event.value, key=event.key, headers=list(event.headers)
+                event.topic, value=event.value, key=event.key, partition=event.partition, headers=list(event.headers)
             )
         return acknowledged
 
     async def _answered(self, waiting: Sequence[asyncio.Future[object]]) -> None:
-        """Return when all are done, however long that takes."""
+        """Return when all are done, however long that takes.
+
+        Raises:
+            AccessDenied: the broker refuses this client now, so that waiting is no help.
+        """
         pending = set(waiting)
         while pending:
             _, pending = await asyncio.wait(pending, timeout=self._timeout)
             if pending:
                 HEARTBEAT.beat()
                 _log.warning("no_acknowledgement", events=len(pending), seconds=self._timeout, action="waiting on")
+                if (reason := await refusal(self._options)) is not None:
+                    raise reason
 
     async def _publish_together(self, producer: AIOKafkaProducer, events: Sequence[Event]) -> list[Event]:
         """Send all and wait once for all, without a task for each; return those that failed."""
@@ -154,11 +164,6 @@ class KafkaPublisher:
         await self._answered([future for _, future in sent])
         return failed + [event for event, future in sent if future.exception() is not None]
 
-    async def _raise_if_denied(self, error: KafkaError | OSError) -> None:
-        """Raise where trying again is no help; otherwise the broker is away, which ends by itself."""
-        if (reason := denied(error) or await refusal(self._options)) is not None:
-            raise reason from error
-
     async def _publish_one(self, event: Event) -> bool:
         waits = delays()
         while True:
@@ -171,7 +176,8 @@ class KafkaPublisher:
             except MessageSizeTooLargeError:
                 return False
             except (KafkaError, OSError) as error:
-                await self._raise_if_denied(error)
+                if (reason := denied(error)) is not None:
+                    raise reason from error
                 metrics.PUBLISH_RETRIES.inc()
                 HEARTBEAT.beat()
                 delay = next(waits)
@@ -202,7 +208,6 @@ class KafkaPublisher:
             try:
                 await self._ready()
             except (KafkaError, OSError) as error:
-                await self._raise_if_denied(error)
                 delay = next(waits)
                 _log.warning(
                     "broker_unreachable", bootstrap=self._bootstrap, error=repr(error), action=f"again in {delay:.1f} s"

@@ -14,7 +14,8 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def embedded_broker() -> Iterator[EmbeddedBroker]:
 @pytest.fixture(scope="session")
 def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A real Kafka, started once for the session unless it is the user's own."""
-    kind, place = _find_kafka()
+    kind, place = find_kafka()
     if kind == "bootstrap":
         broker = Broker("KAFKA_BOOTSTRAP", str(place), session=6.0)
         yield broker
@@ -89,7 +90,6 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         return
     if kind is None:
         pytest.skip(NO_KAFKA)
-    start = _script_kafka if kind == "script" else _stock_kafka
     # A group session of 6 s is Kafka's default minimum; tests that kill a worker would wait for it.
     # Messages of 10 MB are input too.
     with_settings = [
@@ -97,7 +97,8 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         "group.initial.rebalance.delay.ms=0",
         "message.max.bytes=20000000",
     ]
-    yield from start(Path(place), tmp_path_factory.mktemp("kafka"), with_settings)
+    with running_kafka(kind, Path(place), tmp_path_factory.mktemp("kafka"), with_settings) as broker:
+        yield broker
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def broker(request: pytest.FixtureRequest) -> Broker:
 
 
 def pytest_report_header() -> str:
-    kind, place = _find_kafka()
+    kind, place = find_kafka()
     return f"kafka: {place}" if kind else f"kafka: {NO_KAFKA}"
 
 
@@ -170,7 +171,7 @@ async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> list[int]:
     return sorted(consumer.partitions_for_topic(topic) or ())
 
 
-def _find_kafka() -> tuple[str | None, str]:
+def find_kafka() -> tuple[str | None, str]:
     if bootstrap := os.environ.get("KAFKA_BOOTSTRAP"):
         return "bootstrap", bootstrap
     homes = [Path(home)] if (home := os.environ.get("GUARDLINE_KAFKA_HOME")) else []
@@ -182,7 +183,7 @@ def _find_kafka() -> tuple[str | None, str]:
     return None, ""
 
 
-def _free_ports() -> tuple[int, int]:
+def free_ports() -> tuple[int, int]:
     """Two neighbouring free ports: the start script takes the second for the controller."""
     for _ in range(50):
         with socket.socket() as first, socket.socket() as second:
@@ -196,20 +197,38 @@ def _free_ports() -> tuple[int, int]:
     raise OSError("no two neighbouring free ports")
 
 
-def _script_kafka(home: Path, data: Path, settings: list[str]) -> Iterator[Broker]:
-    script, port = str(home / "kafka"), _free_ports()[0]
+@contextmanager
+def running_kafka(
+    kind: str, home: Path, data: Path, settings: list[str], *, ports: tuple[int, int] | None = None, java: str = ""
+) -> Iterator[Broker]:
+    """Run the Kafka that `find_kafka` found, with `settings` over its own; `java` are further options of the JVM.
+
+    `ports` are those of the plain listener and, one above, of the controller.
+    """
+    data.mkdir(parents=True, exist_ok=True)
+    start = _script_kafka if kind == "script" else _stock_kafka
+    environment = {**os.environ, "KAFKA_HEAP_OPTS": f"-Xms256m -Xmx512m {java}".strip()}
+    yield from start(home, data, settings, ports or free_ports(), environment)
+
+
+def _script_kafka(
+    home: Path, data: Path, settings: list[str], ports: tuple[int, int], environment: Mapping[str, str]
+) -> Iterator[Broker]:
+    script, port = str(home / "kafka"), ports[0]
     command = [script, "start", str(data), str(port), *settings]
     try:
         # Files, not pipes: the broker inherits them and would keep a pipe open for as long as it lives.
         with (data / "start.log").open("w") as log:
-            subprocess.run(command, stdout=log, stderr=log, timeout=START_SECONDS, check=True)
+            subprocess.run(command, env=environment, stdout=log, stderr=log, timeout=START_SECONDS, check=True)
         yield Broker(f"{home}/kafka", f"127.0.0.1:{port}", session=2.0)
     finally:
         subprocess.run([script, "stop", str(data)], capture_output=True, timeout=60, check=False)
 
 
-def _stock_kafka(home: Path, data: Path, settings: list[str]) -> Iterator[Broker]:
-    port, controller = _free_ports()
+def _stock_kafka(
+    home: Path, data: Path, settings: list[str], ports: tuple[int, int], environment: Mapping[str, str]
+) -> Iterator[Broker]:
+    port, controller = ports
     properties = data / "server.properties"
     lines = [
         "process.roles=broker,controller",
@@ -227,11 +246,7 @@ def _stock_kafka(home: Path, data: Path, settings: list[str]) -> Iterator[Broker
         *settings,
     ]
     properties.write_text("\n".join(lines) + "\n")
-    environment = {
-        **os.environ,
-        "LOG_DIR": str(data / "logs"),
-        "KAFKA_HEAP_OPTS": "-Xms256m -Xmx512m",
-    }
+    environment = {**environment, "LOG_DIR": str(data / "logs")}
     storage = str(home / "bin" / "kafka-storage.sh")
     cluster = subprocess.run(
         [storage, "random-uuid"], env=environment, capture_output=True, text=True, check=True

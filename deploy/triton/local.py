@@ -19,6 +19,7 @@ import sysconfig
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,8 +74,12 @@ class Ports:
 class LocalTriton:
     """A tritonserver process on loopback; use as a context manager."""
 
-    def __init__(self, package: Path, *, venv: Path, ports: Ports | None = None) -> None:
-        """Serve all models of `package`: the encoder and, where it has one, the verifier."""
+    def __init__(self, package: Path, *, venv: Path, ports: Ports | None = None, options: Sequence[str] = ()) -> None:
+        """Serve all models of `package`: the encoder and, where it has one, the verifier.
+
+        `options` are further ones of tritonserver, for example those of TLS.
+        """
+        self._options = options
         self._package = package.resolve()
         self._models = sorted(file.parent.name for file in self._package.glob("*/config.pbtxt"))
         if not self._models:
@@ -121,6 +126,7 @@ class LocalTriton:
             f"--http-port={self.ports.http}",
             f"--grpc-port={self.ports.grpc}",
             f"--metrics-port={self.ports.metrics}",
+            *self._options,
         ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)

@@ -15,11 +15,13 @@ from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     GroupAuthorizationFailedError,
+    KafkaConnectionError,
     KafkaError,
     SaslAuthenticationFailed,
     TopicAuthorizationFailedError,
     UnsupportedSaslMechanismError,
 )
+from aiokafka.protocol.metadata import MetadataRequest
 
 from monitor.connections.tls import kafka_certificates, refused_by_tls
 from monitor.connections.tokens import ClientCredentialsToken, FileToken
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 #: Seconds to find out whether a broker refuses us.
 _PROBE = 5.0
+_SECOND_TRY = 1.0
 
 
 def kafka_options(settings: Settings) -> dict[str, Any]:
@@ -117,40 +120,84 @@ async def refusal(options: Mapping[str, Any]) -> AccessDenied | None:
     """Return why the brokers refuse clients with these options; none when none of them says so.
 
     Opens one connection to each broker of the bootstrap list until one accepts; to be called after a client could not
-    connect. Costs nothing without credentials: a broker that wants some then ends the connection without a word.
+    connect. A broker that ends the connection at the first question is asked once more, because a broker that is just
+    going down does that, too.
     """
-    if "security_protocol" not in options:
-        return None
     reason = None
-    security = {key: value for key, value in options.items() if key != "bootstrap_servers"}
     for host, port, _ in collect_hosts(options["bootstrap_servers"]):
+        where = f"Kafka at {host}:{port}"
         try:
-            async with asyncio.timeout(_PROBE):
-                connection = await create_conn(host, port, client_id="guardline", **security)
-            connection.close()
+            answered = await _answers(host, port, options) or await _answers(host, port, options, after=_SECOND_TRY)
         except AccessDenied as error:  # of the token endpoint
             return error
         except (KafkaError, OSError, ValueError) as error:
-            reason = reason or _refused(error, f"Kafka at {host}:{port}", options)
+            reason = reason or _refused(error, where, options)
         else:
-            return None
+            if answered:
+                return None
+            reason = reason or _unanswered(where, options)
     return reason
 
 
+async def ensure_kafka(settings: Settings) -> None:
+    """Return unless the brokers refuse this client; ones that are away do not. Asks nothing for PLAINTEXT.
+
+    To be called before the first client starts: aiokafka takes the refusal of a token for consent (it comes as a
+    challenge, RFC 7628, section 3.2.3) and starts without brokers.
+
+    Raises:
+        AccessDenied: they do; the message says which setting is wrong.
+        ConfigurationError: see `kafka_options`.
+    """
+    options = kafka_options(settings)
+    if "security_protocol" in options and (reason := await refusal(options)) is not None:
+        raise reason
+
+
+async def _answers(host: str, port: int, options: Mapping[str, Any], *, after: float = 0.0) -> bool:
+    """Tell whether a broker that lets us connect also answers a question."""
+    await asyncio.sleep(after)
+    security = {key: value for key, value in options.items() if key != "bootstrap_servers"}
+    async with asyncio.timeout(_PROBE):
+        connection = await create_conn(host, port, client_id="guardline", **security)
+        try:
+            # A broker knows at least itself; the rest of a refusal, read as an answer, names none.
+            return bool((await connection.send(MetadataRequest([]))).brokers)
+        except KafkaConnectionError:
+            return False
+        finally:
+            connection.close()
+
+
+def _unanswered(where: str, options: Mapping[str, Any]) -> AccessDenied:
+    if options.get("sasl_mechanism") == "OAUTHBEARER":
+        return _token_refused(where)
+    return AccessDenied(
+        f"{where} answers nobody whom it does not know: set GUARDLINE_KAFKA_SECURITY_PROTOCOL to what it speaks, and "
+        "GUARDLINE_KAFKA_USERNAME and GUARDLINE_KAFKA_PASSWORD"
+    )
+
+
+def _token_refused(where: str) -> AccessDenied:
+    return AccessDenied(
+        f"{where} refuses the token: check its issuer, audience and expiry, and the broker's clock against ours"
+    )
+
+
 def _refused(error: Exception, where: str, options: Mapping[str, Any]) -> AccessDenied | None:
+    if (untrusted := refused_by_tls(error, where, "KAFKA")) is not None:
+        return untrusted
     mechanism = options.get("sasl_mechanism")
     if isinstance(error, UnsupportedSaslMechanismError):
         return AccessDenied(f"{where} does not accept {mechanism}: set GUARDLINE_KAFKA_SASL_MECHANISM to one it does")
-    # aiokafka checks the server's half of SCRAM by a ValueError.
-    if isinstance(error, SaslAuthenticationFailed | ValueError):
-        what = (
-            "the token: check who issues it, its audience and its expiry"
-            if mechanism == "OAUTHBEARER"
-            else f"user {options.get('sasl_plain_username')} or the password: check GUARDLINE_KAFKA_USERNAME and "
-            "GUARDLINE_KAFKA_PASSWORD"
+    if isinstance(error, SaslAuthenticationFailed) and mechanism == "OAUTHBEARER":
+        return _token_refused(where)
+    if isinstance(error, SaslAuthenticationFailed | ValueError):  # aiokafka checks the server's half of SCRAM so
+        return AccessDenied(
+            f"{where} refuses user {options.get('sasl_plain_username')} or the password: check "
+            "GUARDLINE_KAFKA_USERNAME and GUARDLINE_KAFKA_PASSWORD"
         )
-        return AccessDenied(f"{where} refuses {what}")
-    return refused_by_tls(error, where, "KAFKA")
+    return None
 
 
 def denied(error: BaseException) -> AccessDenied | None:

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from monitor.connections.kafka import denied, kafka_options, refusal
+from monitor.connections.kafka import denied, ensure_kafka, kafka_options, refusal
 from monitor.errors import GuardlineError
 from monitor.replay.places import Span
 from monitor.settings import Settings
@@ -24,17 +24,25 @@ _POLL = 500  # milliseconds
 
 
 @asynccontextmanager
-async def opened(settings: Settings, *, group: str | None = None) -> AsyncIterator[AIOKafkaConsumer]:
+async def opened(
+    settings: Settings, *, group: str | None = None, fetch_bytes: int = 1_048_576, committed: bool = False
+) -> AsyncIterator[AIOKafkaConsumer]:
     """Yield a connected consumer. `group` is where offsets may be committed; no partitions are asked of it.
+
+    Fetches `fetch_bytes` of a partition at once, or one batch that is larger; with `committed` nothing of transactions
+    that were not.
 
     Raises:
         GuardlineError: the broker does not answer, now or later, or refuses this client.
     """
+    await ensure_kafka(settings)
     options = kafka_options(settings)
     consumer = AIOKafkaConsumer(
         **options,
         client_id="guardline-replay",
         group_id=group,
+        max_partition_fetch_bytes=fetch_bytes,
+        isolation_level="read_committed" if committed else "read_uncommitted",
         enable_auto_commit=False,
         auto_offset_reset="none",
     )
@@ -54,6 +62,7 @@ async def topics_of(settings: Settings) -> dict[str, list[TopicPartition]]:
     Raises:
         GuardlineError: the broker does not answer, or refuses this client.
     """
+    await ensure_kafka(settings)
     options = kafka_options(settings)
     client = AIOKafkaClient(**options, client_id="guardline-replay")
     try:
@@ -117,6 +126,22 @@ async def batches(
         consumer.pause(*(spans.keys() - unread))
         if records:
             yield records
+
+
+async def record_at(consumer: AIOKafkaConsumer, partition: TopicPartition, offset: int) -> ConsumerRecord | None:
+    """Return the record at an offset; None where there is none (any more).
+
+    Raises:
+        GuardlineError: nothing came for a minute.
+    """
+    first = (await consumer.beginning_offsets([partition]))[partition]
+    end = (await consumer.end_offsets([partition]))[partition]
+    if not first <= offset < end:
+        return None
+    span = {partition: Span(offset, offset + 1)}
+    async for records in batches(consumer, span, most=1, stop=asyncio.Event()):
+        return records[0]
+    return None  # compacted away, or the marker of a transaction
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from monitor.embedded_broker import EmbeddedBroker
-from tests.fixtures_kafka import NO_KAFKA, Broker, _find_kafka, _script_kafka, _stock_kafka
+from tests.fixtures_kafka import NO_KAFKA, Broker, find_kafka, running_kafka
 
 _SETTINGS = ["group.min.session.timeout.ms=1000", "group.initial.rebalance.delay.ms=0"]
 
@@ -23,7 +23,7 @@ def open_broker(*, real: bool = False) -> Iterator[Broker]:
     Raises:
         SystemExit: `real` was asked for and there is none; the message says how to get one.
     """
-    kind, place = _find_kafka()
+    kind, place = find_kafka()
     if kind is None:
         if real:
             raise SystemExit(NO_KAFKA)
@@ -37,8 +37,7 @@ def open_broker(*, real: bool = False) -> Iterator[Broker]:
         finally:
             asyncio.run(yours.delete_topics())
         return
-    start = _script_kafka if kind == "script" else _stock_kafka
-    with tempfile.TemporaryDirectory() as folder, contextmanager(start)(Path(place), Path(folder), _SETTINGS) as own:
+    with tempfile.TemporaryDirectory() as folder, running_kafka(kind, Path(place), Path(folder), _SETTINGS) as own:
         yield own
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -141,7 +141,7 @@ class Mock:
 
 def kafka_home() -> Path | None:
     """Return the folder of a Kafka that can be started and killed here; none if there is none."""
-    kind, home = fixtures_kafka._find_kafka()
+    kind, home = fixtures_kafka.find_kafka()
     return Path(home) if kind == "script" else None
 
 
@@ -158,7 +158,7 @@ async def kafka(data: Path) -> AsyncIterator[FaultyBroker]:
     for attempt in range(STARTS):
         place = data / str(attempt)
         await asyncio.to_thread(place.mkdir, parents=True)
-        start = contextmanager(fixtures_kafka._script_kafka)(home, place, SETTINGS)
+        start = fixtures_kafka.running_kafka("script", home, place, SETTINGS)
         try:
             broker = await asyncio.to_thread(start.__enter__)
         except subprocess.CalledProcessError:

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -11,9 +11,11 @@ from aiokafka.errors import (
     OutOfOrderSequenceNumber,
     ProducerClosed,
     ProducerFenced,
+    TopicAuthorizationFailedError,
     UnknownProducerId,
 )
 
+from monitor.errors import AccessDenied
 from monitor.publisher import Event, KafkaPublisher
 
 EVENTS = [Event("topic", b"key", str(i).encode(), (("name", b"value"),)) for i in range(5)]
@@ -33,6 +35,10 @@ class Broker:
         self.on_stop: list[Exception] = []
         self.on_send: list[Fault] = []
         self.on_acknowledge: list[Fault] = []
+        self.refuses: AccessDenied | None = None
+
+    async def refusal(self, _: Mapping[str, Any]) -> AccessDenied | None:
+        return self.refuses
 
     def __call__(self, **settings: Any) -> "FakeProducer":
         producer = FakeProducer(self, settings)
@@ -67,7 +73,13 @@ class FakeProducer:
             raise self._broker.on_stop.pop(0)
 
     async def send(
-        self, topic: str, *, value: bytes | None, key: bytes | None, headers: list[tuple[str, bytes]]
+        self,
+        topic: str,
+        *,
+        value: bytes | None,
+        key: bytes | None,
+        headers: list[tuple[str, bytes]],
+        partition: int | None = None,
     ) -> asyncio.Future[None]:
         if self.stopped:
             raise ProducerClosed
@@ -86,6 +98,7 @@ class FakeProducer:
 def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
     broker = Broker()
     monkeypatch.setattr("monitor.publisher.AIOKafkaProducer", broker)
+    monkeypatch.setattr("monitor.publisher.refusal", broker.refusal)
     return broker
 
 
@@ -230,3 +243,38 @@ async def test_close_stops_the_producer_once_and_an_unused_publisher_needs_none(
     assert broker.producers[0].stopped
     await publisher.close()
     assert len(broker.producers) == 1
+
+
+async def test_a_broker_that_refuses_us_is_not_waited_for(broker: Broker) -> None:
+    broker.on_start = [KafkaConnectionError()]
+    broker.refuses = AccessDenied("wrong password")
+    with pytest.raises(AccessDenied, match="wrong password"):
+        await KafkaPublisher("host:9092").start()
+    assert broker.producers[0].stopped
+    broker.on_start = [KafkaConnectionError()]
+    with pytest.raises(AccessDenied, match="wrong password"):
+        await KafkaPublisher("host:9092").publish(EVENTS)
+
+
+async def test_a_password_that_changes_while_we_wait_ends_the_wait(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def send(_: FakeProducer, topic: str, **event: Any) -> asyncio.Future[None]:
+        broker.refuses = AccessDenied("wrong password")
+        return asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(FakeProducer, "send", send)
+    with pytest.raises(AccessDenied, match="wrong password"):
+        await KafkaPublisher("host:9092", timeout=0.01).publish(EVENTS[:1])
+
+
+async def test_a_topic_that_we_may_not_write_to_is_named_with_what_to_do(broker: Broker) -> None:
+    broker.on_send = [on(b"2", TopicAuthorizationFailedError("topic"))] * 2
+    with pytest.raises(AccessDenied, match=r"\(topic\): `guardline acls`"):
+        await KafkaPublisher("host:9092").publish(EVENTS)
+
+
+async def test_producers_are_made_with_the_security_options(broker: Broker) -> None:
+    await KafkaPublisher("host:9092", security={"security_protocol": "SSL"}).start()
+    assert broker.producers[0].settings["bootstrap_servers"] == "host:9092"
+    assert broker.producers[0].settings["security_protocol"] == "SSL"

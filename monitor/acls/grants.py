@@ -1,0 +1,147 @@
+"""The grants of each component: the least that it works with, derived from the settings' names.
+
+Kafka: Read and Write imply Describe; an idempotent producer needs no grant of its own from Kafka 2.8 on (KIP-679),
+older brokers want IdempotentWrite on the cluster. Redis: commands and key patterns of Redis 7 (`%R~` reads only).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from monitor.settings import Settings
+
+Operation = Literal["Read", "Write", "Describe"]
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaGrant:
+    """One operation on one topic or consumer group."""
+
+    resource: Literal["topic", "group"]
+    name: str
+    operation: Operation
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class RedisGrant:
+    """Commands on keys, which are patterns; `write` says whether the commands may change what they hold."""
+
+    keys: tuple[str, ...]
+    commands: tuple[str, ...]
+    write: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grants:
+    """All of one component."""
+
+    kafka: tuple[KafkaGrant, ...]
+    redis: tuple[RedisGrant, ...] = ()
+
+
+def _read(topic: str, why: str) -> KafkaGrant:
+    return KafkaGrant("topic", topic, "Read", why)
+
+
+def _write(topic: str, why: str) -> KafkaGrant:
+    return KafkaGrant("topic", topic, "Write", why)
+
+
+def _group(name: str, why: str) -> KafkaGrant:
+    return KafkaGrant("group", name, "Read", why)
+
+
+def _redis(settings: Settings, *grants: RedisGrant) -> tuple[RedisGrant, ...]:
+    if settings.store != "redis":
+        return ()
+    return (RedisGrant((), ("ping",), write=False, why="the question at the start"), *grants)
+
+
+def _follows_models(settings: Settings) -> bool:
+    return settings.models_file is not None or settings.store == "redis"
+
+
+_MODELS = ("guardline:models:*",)
+
+
+def _monitor(own: Settings) -> Grants:
+    shadow = _follows_models(own) and own.shadow_share > 0
+    return Grants(
+        (
+            _read(own.topic_outputs, "what it screens"),
+            _group(own.group, "its partitions and its place in them"),
+            _write(own.topic_flags, "unsafe statements"),
+            _write(own.topic_review, "statements in the uncertainty band"),
+            _write(own.topic_deadletter, "what could not be read"),
+            *([_write(own.topic_verdicts, "audit records")] if own.emit_verdicts else []),
+            *([_write(own.topic_shadow, "what champion and challenger decided")] if shadow else []),
+        ),
+        _redis(
+            own,
+            RedisGrant(
+                ("guardline:score:*", "guardline:done:*"), ("mget", "set"), write=True, why="scores, done records"
+            ),
+            *(
+                [RedisGrant(_MODELS, ("lrange",), write=False, why="which model is in use")]
+                if own.models_file is None
+                else []
+            ),
+        ),
+    )
+
+
+def _alerts(own: Settings, *, review: bool, deadletter: str) -> Grants:
+    return Grants(
+        (
+            _read(own.topic_flags, "what it sends"),
+            *([_read(own.topic_review, "what it sends, too")] if review else []),
+            _group(f"{own.group}.alerts", "its partitions and its place in them"),
+            _write(deadletter, "flags that could not be delivered"),
+        ),
+        _redis(own, RedisGrant(("guardline:alerts:*",), ("mget", "set"), write=True, why="what was delivered")),
+    )
+
+
+def _replay(own: Settings) -> Grants:
+    return Grants(
+        (
+            _read(own.topic_deadletter, "what it sends back"),
+            _write(own.topic_outputs, "where that came from"),
+            _group(f"{own.group}.replay", "how far it came; with --reason the name goes on"),
+            _read(own.topic_outputs, "past inputs to judge again"),
+            _read(own.topic_verdicts, "what was decided on them"),
+        )
+    )
+
+
+def _models(own: Settings) -> Grants:
+    return Grants(
+        (_read(own.topic_shadow, "what champion and challenger decided"),),
+        _redis(
+            own,
+            RedisGrant(
+                _MODELS, ("lrange", "lpush", "ltrim", "del", "multi", "exec"), write=True, why="promote and roll back"
+            ),
+        )
+        if own.models_file is None
+        else (),
+    )
+
+
+def components(
+    settings: Settings, *, alerts_review: bool = False, alerts_deadletter: str = "safety.alerts.deadletter"
+) -> Mapping[str, Grants]:
+    """Return the grants of every component, by its name.
+
+    `alerts_review` and `alerts_deadletter` are `review` and `deadletter` of alerts.yaml.
+    """
+    return {
+        "monitor": _monitor(settings),
+        "alerts": _alerts(settings, review=alerts_review, deadletter=alerts_deadletter),
+        "replay": _replay(settings),
+        "models": _models(settings),
+    }
