@@ -73,6 +73,18 @@ class Settings(BaseSettings):
     topic_verdicts: str = Field(default="safety.verdicts", description="Topic of one audit record per input.")
     topic_deadletter: str = Field(default="safety.deadletter", description="Topic of inputs that failed.")
     topic_feedback: str = Field(default="safety.feedback", description="Topic of reviewers' decisions on flags.")
+    topic_audit: str = Field(
+        default="safety.audit", description="Topic, of one partition, that holds the audit log where a topic does."
+    )
+    topic_audit_events: str = Field(
+        default="safety.audit.events", description="Topic of logins, reveals, promotions and the like, for that log."
+    )
+    audit_path: Path | None = Field(
+        default=None, description="Folder that holds the audit log; else `guardline audit` wants --topic."
+    )
+    audit_key: SecretStr | None = Field(
+        default=None, description="Secret that turns names of people in the audit log into pseudonyms (HMAC-SHA256)."
+    )
     emit_verdicts: bool = Field(default=False, description="Publish an audit record for every input.")
     include_text: bool = Field(
         default=True,
@@ -98,6 +110,12 @@ class Settings(BaseSettings):
     )
     onnx_threads: int = Field(default=0, ge=0, description="Threads inside an operator; 0: one per core.")
     batch_tokens: int = Field(default=1024, gt=0, description="Tokens in one batch; on a GPU 16384 and more.")
+    batch_rows: int = Field(
+        default=128,
+        gt=0,
+        description="Texts in one batch at most. With 1 no score depends on what else is scored, as it does with "
+        "eight-bit weights, and `guardline audit reproduce` finds its last digit again; a tenth more CPU.",
+    )
     batch_window: int = Field(
         default=256, gt=0, description="Statements, of any messages, that are sorted by length and batched together."
     )
@@ -139,8 +157,27 @@ class Settings(BaseSettings):
         default=None, ge=0, le=1, description="Ask for review from this probability on; default: the package's."
     )
 
-    chunk_records: int = Field(default=64, gt=0, le=512, description="Records of one partition taken at once.")
-    chunks_in_flight: int = Field(default=4, gt=0, description="Chunks worked on at once; bounds memory and repeats.")
+    canary_every: float = Field(
+        default=60, gt=0, description="Seconds between two rounds of canaries, two to each partition."
+    )
+    canary_within: float = Field(default=30, gt=0, description="Seconds in which an unsafe canary must be a flag.")
+    canary_backlog: float = Field(
+        default=300, gt=0, description="Seconds that a record may wait to be screened before the canary's alarm."
+    )
+    canary_messages: Path | None = Field(
+        default=None, description='Canaries, a {"text", "verdict"} a line; default: those that the package carries.'
+    )
+    canary_alertmanager: SecretStr | None = Field(
+        default=None, description="URL of an Alertmanager for the canary's alarms, where Prometheus does not see to it."
+    )
+
+    chunk_records: int = Field(
+        default=512,
+        gt=0,
+        le=512,
+        description="Most records of one partition taken at once; fewer while they take longer than half a second.",
+    )
+    chunks_in_flight: int = Field(default=8, gt=0, description="Chunks worked on at once; bounds memory and repeats.")
     bytes_in_flight: int = Field(
         default=64_000_000, gt=0, description="Bytes of records worked on at once; a larger chunk is worked on alone."
     )
