@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -21,6 +21,7 @@ import structlog
 from monitor import metrics
 from monitor.assertion import Stance
 from monitor.assessment import Assessment
+from monitor.canary.identity import is_canary
 from monitor.context import Reading, read
 from monitor.errors import StoreUnavailable
 from monitor.medicines import Topic
@@ -125,8 +126,8 @@ class Screening:
         except StoreUnavailable:
             metrics.STORE_FAILURES.inc()  # the read before has already said so in the log
 
-    async def _score(self, texts: Sequence[str]) -> tuple[dict[str, StatementScore], set[str]]:
-        """Return the score of each distinct text, and which of them were remembered.
+    async def _score(self, texts: Sequence[str], afresh: Set[str]) -> tuple[dict[str, StatementScore], set[str]]:
+        """Return the score of each distinct text, and which of them were remembered; those of `afresh` never are.
 
         In slices, so that a huge message neither fills memory with embeddings nor loses all its work when the scorer
         goes away near the end.
@@ -135,7 +136,7 @@ class Screening:
         cached: set[str] = set()
         for start in range(0, len(texts), _SLICE):
             part = texts[start : start + _SLICE]
-            known = await self._remembered(part)
+            known = await self._remembered([text for text in part if text not in afresh])
             cached |= known.keys()
             missing = [text for text in part if text not in known]
             if missing:
@@ -193,7 +194,10 @@ class Screening:
         else:
             prepared = self._prepare(messages)
         texts = list(dict.fromkeys(reading.text for own in prepared for reading in own.readings if reading))
-        scores, cached = await self._score(texts)
+        # A remembered score would say nothing of the model that a canary is to try.
+        canaries = [own for own in prepared if is_canary(own.message.tenant, own.message.id)]
+        afresh = {reading.text for own in canaries for reading in own.readings if reading}
+        scores, cached = await self._score(texts, afresh)
         verdicts = []
         for own in prepared:
             judged = tuple(

@@ -207,7 +207,9 @@ SinkConfig = Annotated[
 class Match(_Part):
     """Which flags a route takes: those that meet every condition given. Patterns are shell globs, case included."""
 
-    tenants: Patterns | None = Field(default=None, description="A flag without tenant matches `-`.")
+    tenants: Patterns | None = Field(
+        default=None, description="A flag without tenant matches `-`; canaries only where `guardline-canary` is named."
+    )
     categories: Patterns | None = None
     recommendations: Patterns | None = None
     verdicts: Annotated[tuple[Literal["unsafe", "review"], ...], Field(min_length=1)] | None = None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from monitor.alerts.config import AlertsConfig, Match, Route
+from monitor.canary.identity import TENANT, is_canary
 from monitor.records import FlagRecord
 
 #: Stands for "no tenant" in patterns.
@@ -17,7 +18,9 @@ def _one_of(patterns: Sequence[str] | None, value: str) -> bool:
 
 
 def matches(match: Match, flag: FlagRecord) -> bool:
-    """Tell whether a flag meets every condition."""
+    """Tell whether a flag meets every condition. Canaries page nobody: they match only where their tenant is named."""
+    if is_canary(flag.tenant, flag.message_id) and TENANT not in (match.tenants or ()):
+        return False
     return (
         (match.verdicts is None or flag.verdict in match.verdicts)
         and match.score_at_least <= flag.score

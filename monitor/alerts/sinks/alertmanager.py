@@ -56,6 +56,11 @@ def payload(notification: Notification, ends: datetime) -> list[dict[str, object
     ]
 
 
+def poster(url: SecretStr, token: SecretStr | None = None) -> JsonPoster:
+    """Return what posts alerts to the Alertmanager that is served at `url`."""
+    return JsonPoster(SecretStr(url.get_secret_value().rstrip("/") + _PATH), bearer(token))
+
+
 class Alertmanager:
     """Posts to one Alertmanager."""
 
@@ -72,7 +77,7 @@ class Alertmanager:
         self.name = name
         self._resolve_after = timedelta(seconds=resolve_after)
         self._clock = clock
-        self._poster = JsonPoster(SecretStr(url.get_secret_value().rstrip("/") + _PATH), bearer(token))
+        self._poster = poster(url, token)
 
     async def send(self, notification: Notification) -> None:
         """See `Sink.send`."""
