@@ -52,6 +52,8 @@ except ModuleNotFoundError as missing:
 _log = logging.getLogger("guardline.producer")  # the platform's logging, not structlog: this is its process
 #: Seconds between two looks at what the broker answered.
 _POLL = 0.1
+#: Seconds for the reports on what was purged; they come from memory.
+_REPORTS = 1.0
 #: Seconds between two log lines on the same matter, and between two tries to make a client.
 _SELDOM = 60.0
 _AGAIN = 10.0
@@ -101,27 +103,78 @@ class _Seldom:
 class _Client:
     """One librdkafka client, the thread that runs its callbacks, and what ends it with the process."""
 
-    def __init__(self, options: Mapping[str, Any], *, at_exit: Callable[[], None]) -> None:
-        self.producer = Producer(dict(options))
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        *,
+        count: Callable[[Outcome, str | None], object],
+        failed: Callable[[KafkaError], None],
+        at_exit: Callable[[], None],
+    ) -> None:
+        self.waiting = 0
+        self._producer = Producer({**options, "error_cb": failed})
+        self._count = count
+        self._failed = failed
+        self._lock = threading.RLock()
         self._stop = threading.Event()
         self._at_exit = Finalize(None, at_exit, exitpriority=10)
         threading.Thread(target=self._serve, name="guardline-producer", daemon=True).start()
 
     def _serve(self) -> None:
         while not self._stop.wait(_POLL):
-            self.producer.poll(0)  # without waiting: under gevent that would hold up every greenlet
+            self._call(self._producer.poll, 0)  # without waiting: under gevent that would hold up every greenlet
+
+    def _call(self, function: Callable[[float], int], timeout: float) -> None:
+        try:
+            function(timeout)
+        except KafkaException as error:  # so confluent-kafka reports what is fatal
+            self._failed(error.args[0])
+        except SystemError as error:  # the same, where it went on to a report with the exception raised
+            if isinstance(error.__cause__, KafkaException):
+                self._failed(error.__cause__.args[0])
+
+    def produce(self, topic: str, key: bytes, value: bytes, headers: _Headers) -> None:
+        """Queue one record.
+
+        Raises:
+            BufferError: there is no room.
+            KafkaException: it is too large, or the client is of no use any more.
+        """
+        with self._lock:
+            self.waiting += 1
+        try:
+            self._producer.produce(topic, value, key, headers=headers, on_delivery=self._answered)
+        except BaseException:
+            with self._lock:
+                self.waiting -= 1
+            raise
+
+    def _answered(self, error: KafkaError | None, _: object) -> None:
+        with self._lock:
+            self.waiting -= 1
+        if error is None:
+            self._count(Outcome.DELIVERED, None)
+        else:
+            self._count(_OUTCOMES.get(error.code(), Outcome.REFUSED), error.str())
+
+    def flush(self, timeout: float) -> int:
+        """Wait until nothing waits, or `timeout` seconds; return how much still does."""
+        self._call(self._producer.flush, timeout)
+        return self.waiting
 
     def end(self, timeout: float) -> None:
-        """Send what waits, for at most `timeout` seconds; the rest is reported as purged."""
+        """Send what waits, for at most `timeout` seconds, and count the rest."""
         self._stop.set()
         self._at_exit.cancel()
-        if self.producer.flush(timeout):
-            self.producer.purge()
-            self.producer.flush(0)
+        if self.flush(timeout):
+            self._producer.purge()
+            self.flush(_REPORTS)
+        for _ in range(self.waiting):  # reports that an exception took with it
+            self._count(Outcome.UNSENT, None)
 
     def leave_behind(self) -> None:
         """Never run the destructor: in the child of a fork it would wait for threads that are not there."""
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.producer))
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._producer))
 
 
 class OutputProducer:
@@ -231,7 +284,7 @@ class OutputProducer:
     def waiting(self) -> int:
         """Answers that the broker has not acknowledged yet."""
         client = self._client
-        return 0 if client is None else len(client.producer)
+        return 0 if client is None else client.waiting
 
     def start(self) -> None:
         """Make the client now (milliseconds), in place of at the first answer; call it after a fork, not before.
@@ -247,7 +300,7 @@ class OutputProducer:
     def flush(self, timeout: float | None = None) -> int:
         """Wait until nothing waits or `timeout` seconds are over (default: `flush_timeout`); return what still does."""
         client = self._client
-        return 0 if client is None else int(client.producer.flush(self._flush_timeout if timeout is None else timeout))
+        return 0 if client is None else client.flush(self._flush_timeout if timeout is None else timeout)
 
     def close(self) -> None:
         """Send what waits, for at most `flush_timeout` seconds, and count what could not be sent."""
@@ -263,13 +316,13 @@ class OutputProducer:
             client = self._ready()
             if client is None:
                 return self._count(Outcome.NO_CLIENT)
-            client.producer.produce(
-                self._settings.topic_outputs, value, key, headers=headers, on_delivery=self._answered
-            )
+            client.produce(self._settings.topic_outputs, key, value, headers)
         except BufferError:
             return self._count(Outcome.QUEUE_FULL)
         except KafkaException as error:
             reason: KafkaError = error.args[0]
+            if reason.code() == KafkaError._FATAL:
+                self._failed(reason)
             return self._count(_OUTCOMES.get(reason.code(), Outcome.REFUSED), reason.str())
         return True
 
@@ -279,23 +332,21 @@ class OutputProducer:
             return client
         with self._lock:
             if self._client is None and not self._closed and self._may_connect():
-                self._client = _Client({**self._options, "error_cb": self._failed}, at_exit=self.close)
+                self._client = _Client(self._options, count=self._count, failed=self._failed, at_exit=self.close)
             return self._client
-
-    def _answered(self, error: KafkaError | None, _: object) -> None:
-        if error is None:
-            self._count(Outcome.DELIVERED)
-        else:
-            self._count(_OUTCOMES.get(error.code(), Outcome.REFUSED), error.str())
 
     def _failed(self, error: KafkaError) -> None:
         if self._may_tell_errors():
             _log.warning("Kafka: %s; answers wait in memory while there is room, nobody who calls does", error.str())
-        if error.fatal():  # an idempotent client that lost count never works again; another one does
-            with self._lock:
-                client, self._client, self._may_connect = self._client, None, _Seldom(_AGAIN)
-            if client is not None:  # not from its own callback
-                threading.Thread(target=client.end, args=(0,), daemon=True).start()
+        if error.fatal() or error.code() == KafkaError._FATAL:
+            self._replace()
+
+    def _replace(self) -> None:
+        """Give up a client that lost count of what it sent: it never works again, and another one does."""
+        with self._lock:
+            client, self._client, self._may_connect = self._client, None, _Seldom(_AGAIN)
+        if client is not None:  # not here, which may be its own callback
+            threading.Thread(target=client.end, args=(0,), name="guardline-producer-end", daemon=True).start()
 
     def _count(self, outcome: Outcome, why: str | None = None) -> bool:
         """Count; return False, for `publish`, whose caller learns that nothing is on its way."""
