@@ -5,7 +5,9 @@ from __future__ import annotations
 from prometheus_client import Counter, Gauge
 
 FLAGS = Counter(
-    "guardline_alerts_flags_total", "Flags read, by what came of them: routed, unrouted, unreadable.", ["outcome"]
+    "guardline_alerts_flags_total",
+    "Flags read, by what came of them: routed, unrouted, unreadable, canary.",
+    ["outcome"],
 )
 REPEATS = Counter("guardline_alerts_repeats_total", "Flags that a lane had seen before.", ["route", "sink"])
 NOTIFICATIONS = Counter(

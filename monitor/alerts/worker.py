@@ -28,6 +28,7 @@ from monitor.alerts.reading import read_flag
 from monitor.alerts.routing import routes_of
 from monitor.alerts.sinks import Sink
 from monitor.backoff import delays
+from monitor.canary.identity import is_canary
 from monitor.connections.kafka import denied
 from monitor.errors import AccessDenied, GuardlineError, InvalidMessage
 from monitor.health import Progress
@@ -171,7 +172,8 @@ class AlertsWorker(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._ledger.release(partition, record.offset, epoch)
                 continue
             lanes = [self._lanes[route.name, sink] for route in routes_of(self._config, flag) for sink in route.sinks]
-            metrics.FLAGS.labels("routed" if lanes else "unrouted").inc()
+            passed_by = "canary" if is_canary(flag.tenant, flag.message_id) else "unrouted"
+            metrics.FLAGS.labels("routed" if lanes else passed_by).inc()
             flags.append((Item(flag, record, epoch), lanes))
         done = await self._marks.delivered([(lane, item.flag.id) for item, lanes in flags for lane in lanes])
         fresh = [(lane, item) for item, lanes in flags for lane in lanes if (lane.name, item.flag.id) not in done]

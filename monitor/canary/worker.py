@@ -77,7 +77,7 @@ class CanaryWorker:
         Raises:
             AccessDenied: the broker refuses this client, or an operation.
         """
-        await self._restore()
+        await self.restore()
         beside = [
             asyncio.create_task(self._every(self._settings.canary_every, self.send_round, stop)),
             asyncio.create_task(self._every(min(_MEASURE_EVERY, self._settings.canary_every), self.measure, stop)),
@@ -167,7 +167,8 @@ class CanaryWorker:
         metrics.FAILURES.labels(service).inc()
         _log.warning(f"{service}_unavailable", error=str(error), action="again with the next look")
 
-    async def _restore(self) -> None:
+    async def restore(self) -> None:
+        """Go on with what was usual before a restart, where that is remembered."""
         try:
             (value,) = await self._store.get([self._key])
         except StoreUnavailable as error:
