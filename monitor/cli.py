@@ -18,7 +18,7 @@ from monitor.errors import ConfigurationError, GuardlineError
 _GROUP = "guardline.commands"
 #: In the order of use; commands of other distributions follow.
 _ORDER = (
-    "demo", "check", "monitor", "alerts", "canary", "feedback", "audit", "replay", "models", "promote", "rollback",
+    "demo", "check", "monitor", "alerts", "console", "canary", "feedback", "audit", "replay", "models", "promote", "rollback",
     "train", "package", "evaluate", "guideline-diff", "acls", "doctor",
 )  # fmt: skip
 _HELP = {
@@ -26,6 +26,7 @@ _HELP = {
     "check": "Check a text, or a file of texts, without a broker.",
     "monitor": "Run the streaming worker.",
     "alerts": "Send flags to webhooks, Slack, PagerDuty, mail, a file or the terminal.",
+    "console": "Serve the page on which reviewers look at flags and decide.",
     "feedback": "Export reviewers' decisions as labelled statements; tell how far reviewers agree.",
     "audit": "Record flags and decisions in a hash-chained log, verify it, reproduce a verdict.",
     "canary": "Send messages whose verdicts are known, and watch that they come back.",
@@ -63,7 +64,7 @@ class _Commands(click.Group):
             command = point.load()
         except ModuleNotFoundError as error:
             half = "trainer" if point.value.startswith("trainer") else "monitor"
-            extra = "demo" if cmd_name == "demo" else half
+            extra = cmd_name if cmd_name in ("console", "demo") else half
             raise ConfigurationError(
                 f"`guardline {cmd_name}` needs {error.name}: pip install 'guardline[{extra}]'"
             ) from error

@@ -191,6 +191,35 @@ class Settings(BaseSettings):
         default=60, gt=0, description="Stop rather than dead-letter more messages for failures of our own."
     )
 
+    console_host: str = Field(default="127.0.0.1", description="Address that `guardline console` is served on.")
+    console_port: int = Field(default=8080, ge=0, le=65535, description="Its port; 0: any that is free.")
+    console_hosts: str | None = Field(
+        default=None,
+        description="Names that browsers may call the console by, separated by commas; default: those of this machine "
+        "on a loopback address, else any.",
+    )
+    console_tokens_file: Path | None = Field(
+        default=None, description="YAML file of the console's users: name, role and the SHA-256 of their token."
+    )
+    console_proxy_header: str | None = Field(
+        default=None, description="Header in which a reverse proxy names the user, as X-Forwarded-User."
+    )
+    console_proxy_addresses: str = Field(
+        default="127.0.0.1, ::1", description="Addresses or networks of that proxy; the header of others is ignored."
+    )
+    console_secret: SecretStr | None = Field(
+        default=None,
+        min_length=32,
+        description="Secret that signs sessions, the same for all consoles; default: a new one at each start.",
+    )
+    console_session: float = Field(default=28_800, ge=60, description="Seconds that a login lasts.")
+    console_reveal: Literal["click", "always"] = Field(
+        default="click", description="Show the text of a message when asked to, or with its flag."
+    )
+    console_retention: float = Field(
+        default=7_776_000, gt=0, description="Seconds that the console keeps a flag and what was decided on it."
+    )
+
     metrics_port: int | None = Field(
         default=None, ge=1, le=65535, description="Serve /metrics, /live and /ready here; default: not."
     )
