@@ -73,8 +73,7 @@ class FileLog:
     def _open(self) -> Torn | None:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-            self._take_lock(self._lock)
+            self._lock = self._locked()
             segments = self._segments()
             if not segments:
                 return None
@@ -85,11 +84,14 @@ class FileLog:
                 f"the audit log cannot be written in {self._folder}: {error.strerror}: set GUARDLINE_AUDIT_PATH"
             ) from error
 
-    def _take_lock(self, descriptor: int) -> None:
+    def _locked(self) -> int:
+        lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(lock)
             raise GuardlineError(f"another process writes the audit log in {self._folder}: it has one writer") from None
+        return lock
 
     def _use(self, segment: Path, *, new: bool = False) -> None:
         flags = os.O_RDWR | os.O_APPEND | (os.O_CREAT | os.O_EXCL if new else 0)

@@ -71,14 +71,16 @@ class TopicLog:
         try:
             await self._start()
         except (KafkaError, OSError) as error:
-            raise await self._reason(error) from error
+            raise await self._denied(error) or GuardlineError(self._unwritable(error)) from error
         self._tail = await self._last()
         return None  # what a writer left unfinished was aborted
 
-    async def _reason(self, error: KafkaError | OSError) -> GuardlineError:
-        options = kafka_options(self._settings)
-        found = denied(error) if isinstance(error, KafkaError) else None
-        return found or await refusal(options) or GuardlineError(f"the audit log's topic cannot be written: {error!r}")
+    async def _denied(self, error: KafkaError | OSError) -> GuardlineError | None:
+        """Return what to raise where trying again is no help."""
+        return denied(error) or await refusal(kafka_options(self._settings))
+
+    def _unwritable(self, error: KafkaError | OSError) -> str:
+        return f"the audit log's topic {self._settings.topic_audit} cannot be written: {error!r}"
 
     async def _start(self) -> AIOKafkaProducer:
         """Return the producer; a new one ends every older one with the same id, and its open transaction."""
@@ -121,10 +123,11 @@ class TopicLog:
             producer = await self._start()
             if self._uncertain and await self._arrived(lines):
                 return
-            async with asyncio.timeout(self._settings.publish_timeout), producer.transaction():
+            async with asyncio.timeout(self._settings.publish_timeout):
                 topic, number = self._partition
-                for future in [await producer.send(topic, value=line, partition=number) for line in lines]:
-                    await future
+                await producer.begin_transaction()
+                await asyncio.gather(*[await producer.send(topic, value=line, partition=number) for line in lines])
+                await producer.commit_transaction()
         except (ProducerFenced, InvalidProducerEpoch) as error:
             raise self._replaced() from error
         except MessageSizeTooLargeError as error:
@@ -133,8 +136,8 @@ class TopicLog:
             ) from error
         except (KafkaError, OSError) as error:  # a TimeoutError is an OSError
             self._uncertain = True
-            await self._discard()
-            raise LogUnavailable(f"the audit log's topic cannot be written: {error!r}") from error
+            await self._discard()  # the next one aborts what this one began
+            raise await self._denied(error) or LogUnavailable(self._unwritable(error)) from error
         self._tail = lines[-1]
 
     async def _arrived(self, lines: Sequence[bytes]) -> bool:
