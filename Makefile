@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 TRITON_STAMP := $(TRITON)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
+PLUGINS := .venv-plugins
+PLUGINS_STAMP := $(PLUGINS)/.installed
 STREAM_PEERS := .venv-stream-peers
 STREAM_PEERS_STAMP := $(STREAM_PEERS)/.installed
 PIP := -m pip --disable-pip-version-check
@@ -15,7 +17,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format faults soak bench bench-stream bench-end-to-end bench-latency bench-serving bench-gpu bench-styles bench-verifier bench-vignettes bench-peers clean
+.PHONY: help demo try-litellm test lint types docs reference format faults soak bench bench-stream bench-end-to-end bench-latency bench-serving bench-gpu bench-styles bench-verifier bench-vignettes bench-peers clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +37,13 @@ $(TRITON_STAMP): deploy/triton/requirements.txt
 	$(TRITON)/bin/python $(PIP) install --quiet --requirement deploy/triton/requirements.txt
 	@touch $@
 
+# LiteLLM's newest release wants other versions of the shared libraries than the rest.
+$(PLUGINS_STAMP): pyproject.toml tests/producers/requirements.txt
+	test -x $(PLUGINS)/bin/python || $(PYTHON) -m venv $(PLUGINS)
+	$(PLUGINS)/bin/python $(PIP) install --quiet --upgrade "pip>=24"
+	$(PLUGINS)/bin/python $(PIP) install --quiet --requirement tests/producers/requirements.txt --editable ".[litellm]"
+	@touch $@
+
 # SetFit wants other versions of the shared libraries.
 $(PEERS_STAMP): tests/benchmarks/peers/requirements.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
@@ -52,7 +61,10 @@ $(STREAM_PEERS_STAMP): tests/benchmarks/stream_peers/requirements.txt
 demo: $(STAMP) ## Train a model if there is none, then screen 320 LLM answers and end
 	$(BIN)/guardline demo --once
 
-test: $(STAMP) $(TRITON_STAMP) ## Run all tests against real Redis, Triton and Kafka
+try-litellm: $(STAMP) ## From a clean folder: install with LiteLLM, five lines of code, a wrong dose becomes a flag
+	$(BIN)/python -m tests.producers.first_afternoon
+
+test: $(STAMP) $(TRITON_STAMP) $(PLUGINS_STAMP) ## Run all tests against real Redis, Triton and Kafka
 	@sh deploy/test-services.sh
 	$(BIN)/python -m pytest
 
@@ -63,6 +75,13 @@ lint: $(STAMP) ## Check style, formatting and import directions
 
 types: $(STAMP) ## Check types strictly
 	$(BIN)/mypy
+
+docs: $(STAMP) ## Build the documentation site into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
+reference: $(STAMP) ## Write the reference pages again: settings, command line, metrics
+	$(BIN)/python docs/reference/generate.py
 
 format: $(STAMP) ## Rewrite the code in its one format
 	$(BIN)/ruff check --fix .
@@ -106,4 +125,4 @@ bench-peers: $(STAMP) $(PEERS_STAMP) ## Contrastive training beside SetFit and s
 	$(BIN)/python -m tests.benchmarks.contrastive_peers --python $(PEERS)/bin/python
 
 clean: ## Remove environments, caches and build results (run folders stay)
-	rm -rf $(VENV) $(TRITON) $(PEERS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(TRITON) $(PLUGINS) $(PEERS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
