@@ -37,6 +37,7 @@ class FallbackBackend:
                 _log.warning("scorer_unavailable", error=str(error), action=f"in-process for {self._pause:.0f} s")
             else:
                 return outputs
+        metrics.FALLBACK_BATCHES.inc()
         return await self._secondary.infer(input_ids, attention_mask)
 
     async def close(self) -> None:

@@ -62,6 +62,9 @@ class Delivery:
         self._arrived = asyncio.Event()
         self._down_until: float | None = None
         metrics.SINK_UP.labels(sink.name).set(1)
+        metrics.QUEUE.labels(sink.name).set(0)
+        for reason in ("refused", "unavailable", "sink_down", "internal_error"):
+            metrics.DEAD_LETTERS.labels(sink.name, reason)
 
     @property
     def unfinished(self) -> list[Outgoing]:

@@ -9,6 +9,8 @@ FLAGS = Counter(
     "Flags read, by what came of them: routed, unrouted, unreadable, canary.",
     ["outcome"],
 )
+for _outcome in ("routed", "unrouted", "unreadable", "canary"):
+    FLAGS.labels(_outcome)  # a series that begins at 1 has not increased, by Prometheus' reckoning
 REPEATS = Counter("guardline_alerts_repeats_total", "Flags that a lane had seen before.", ["route", "sink"])
 NOTIFICATIONS = Counter(
     "guardline_alerts_notifications_total",

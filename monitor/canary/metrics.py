@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from monitor.canary.ledger import Outcome
+
 SENT = Counter("guardline_canary_sent_total", "Canaries published, by the verdict that they should get.", ["verdict"])
 OUTCOMES = Counter(
     "guardline_canary_outcomes_total", "Canaries that are done with: ok, late, lost, wrong.", ["outcome"]
 )
+for _outcome in Outcome:
+    OUTCOMES.labels(_outcome.value)  # a series that begins at 1 has not increased, by Prometheus' reckoning
 RETURN_SECONDS = Histogram(
     "guardline_canary_return_seconds",
     "From handing an unsafe canary to the broker to reading its flag.",
@@ -27,3 +31,5 @@ FLAG_PROBABILITY = Gauge(
 PSI = Gauge("guardline_canary_score_psi", "Population stability index of the last window's scores.")
 ALARM = Gauge("guardline_canary_alarm", "1 while the alarm goes off, else 0.", ["alarm"])
 FAILURES = Counter("guardline_canary_failures_total", "Times a service did not answer, by which.", ["service"])
+for _service in ("alertmanager", "broker", "store"):
+    FAILURES.labels(_service)

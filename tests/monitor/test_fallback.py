@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor import metrics
 from monitor.errors import ScorerUnavailable
 from monitor.fallback import FallbackBackend
 
@@ -23,7 +24,8 @@ async def test_a_hanging_triton_is_asked_once_a_pause_not_once_a_batch() -> None
         async def close(self) -> None: ...
 
     hanging, local = Backend(0.2, ScorerUnavailable("timeout")), Backend(0, None)
-    backend = FallbackBackend(hanging, local, pause=0.1)
+    backend, before = FallbackBackend(hanging, local, pause=0.1), metrics.FALLBACK_BATCHES._value.get()
     for _ in range(4):
         await backend.infer(np.zeros((1, 1), np.int64), np.ones((1, 1), np.int64))
     assert (hanging.calls, local.calls) == (1, 4)
+    assert metrics.FALLBACK_BATCHES._value.get() == before + 4
