@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from monitor.errors import InvalidMessage
 from monitor.intake.formats import read_value
 from monitor.intake.openai import is_chat_completion, is_response
 from monitor.producers.producer import OutputProducer
@@ -20,22 +21,32 @@ from monitor.producers.producer import OutputProducer
 #: What is read; the rest of an object (log probabilities, audio, tool calls) can be large.
 _FIELDS: Any = {
     "object": True, "id": True, "model": True, "created": True, "created_at": True, "conversation": True,
-    "choices": {"__all__": {"message": {"content": True, "refusal": True, "audio": {"transcript"}}}},
+    "choices": {"__all__": {"text": True, "message": {"content": True, "refusal": True, "audio": {"transcript"}}}},
     "output": {"__all__": {"type", "content"}},
 }  # fmt: skip
 
 
-def publish_object(producer: OutputProducer, answer: object, *, partial: bool = False, **known: str | None) -> bool:
+def publish_object(
+    producer: OutputProducer, answer: object, *, partial: bool = False, hidden: str | None = None, **known: str | None
+) -> bool:
     """Publish a chat completion or Responses object, pydantic model or mapping; return whether it is on its way.
 
-    Anything else (embeddings, images, a moderation) is passed over. `known`: `tenant`, `conversation_id` and `id`, used
-    where the object does not say. Never raises.
+    Anything else (embeddings, images, a moderation) is passed over. Never raises.
+
+    Args:
+        producer: what publishes.
+        answer: what the library handed over.
+        partial: whether the reader left before the end.
+        hidden: a text that the library puts in place of an answer that it hides; such an answer counts as unreadable.
+        known: `tenant` and `conversation_id`, where the object does not say.
     """
     try:
         value = _plain(answer)
         if value is None or not (is_response(value) or is_chat_completion(value)):
             return False
         fields = read_value(value).fields
+        if hidden is not None and fields["text"] == hidden:
+            raise InvalidMessage("hidden_text", "the redaction of logged messages hides it; switch that off for this")
         said = {name: fields.get(name) or known.get(name) for name in ("id", "model", "tenant", "conversation_id")}
         return producer.publish(text=fields["text"], created_at=fields.get("created_at"), partial=partial, **said)
     except Exception as error:  # the caller is about to answer somebody
@@ -43,9 +54,13 @@ def publish_object(producer: OutputProducer, answer: object, *, partial: bool = 
 
 
 def _plain(answer: object) -> Mapping[str, Any] | None:
-    if isinstance(answer, BaseModel):
-        return answer.model_dump(mode="json", include=_FIELDS, warnings=False)
-    return answer if isinstance(answer, Mapping) else None
+    value = answer.model_dump(mode="json", include=_FIELDS, warnings=False) if isinstance(answer, BaseModel) else answer
+    if not isinstance(value, Mapping):
+        return None
+    if value.get("object") == "text_completion":  # the endpoint before chat, which local servers still have
+        choices = [{"message": {"content": choice["text"]}} for choice in value["choices"]]
+        return {**value, "object": "chat.completion", "choices": choices}
+    return value
 
 
 class ChatChunks:

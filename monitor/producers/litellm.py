@@ -1,9 +1,12 @@
 """Publish what LiteLLM answers: `litellm.callbacks = [GuardlineLogger()]`.
 
 In LiteLLM's proxy, one line of its configuration: `litellm_settings: {callbacks: monitor.producers.litellm.callback}`.
-Completions, text completions' successors and responses, sync and async; a stream at its end, put together by LiteLLM.
-`tenant` and `conversation_id` are taken from the request's `metadata`; in the proxy, the tenant without one is the
-key's team.
+Completions, text completions and responses, sync and async, whole or streamed. A stream is published at its end, put
+together by LiteLLM; one that its reader left before, or that broke, LiteLLM does not report, so it is not seen. Answers
+that LiteLLM's redaction hides (`turn_off_message_logging`, also asked for by a request's header) cannot be screened:
+they are counted as unreadable and said in the log.
+
+`tenant` and `conversation_id` are taken from the request's `metadata`; the tenant is else the team of the proxy's key.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from litellm.integrations.custom_logger import CustomLogger
 from monitor.producers.answers import publish_object
 from monitor.producers.producer import OutputProducer, shared_producer
 
+#: LiteLLM's `constants.REDACTED_BY_LITELLM`, of the newer versions.
+_REDACTED = "redacted-by-litellm"
 _ASSEMBLED = ("async_complete_streaming_response", "complete_streaming_response")
 
 
@@ -49,15 +54,23 @@ class GuardlineLogger(CustomLogger):  # type: ignore[misc]  # litellm is not in 
     def _publish(self, request: Mapping[str, Any], response: Any) -> None:
         if request.get("stream"):
             response = next((request[name] for name in _ASSEMBLED if request.get(name) is not None), response)
-        parameters = request.get("litellm_params")
-        metadata = parameters.get("metadata") if isinstance(parameters, Mapping) else None
-        metadata = metadata if isinstance(metadata, Mapping) else {}
+        metadata = _metadata(request.get("litellm_params"))
         publish_object(
             self._producer,
             response,
+            hidden=_REDACTED,
             tenant=metadata.get("tenant") or metadata.get("user_api_key_team_alias") or self._tenant,
             conversation_id=metadata.get("conversation_id"),
         )
+
+
+def _metadata(parameters: object) -> Mapping[str, Any]:
+    """Return what the request says about itself; LiteLLM keeps it in one of two places, by endpoint."""
+    found: dict[str, Any] = {}
+    for name in ("litellm_metadata", "metadata"):
+        metadata = parameters.get(name) if isinstance(parameters, Mapping) else None
+        found |= metadata if isinstance(metadata, Mapping) else {}
+    return found
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -106,16 +107,19 @@ def test_what_cannot_be_sent_is_counted_and_raises_nothing(
     assert ("not published" in caplog.text) is (outcome is not Outcome.EMPTY)
 
 
+@pytest.fixture(scope="module")
+def unconnected() -> Iterator[OutputProducer]:
+    producer = OutputProducer(Settings(_env_file=None, kafka_bootstrap=NOWHERE), flush_timeout=0)
+    yield producer
+    producer.close()
+
+
 @settings(max_examples=100, deadline=None)
-@given(st.text(min_size=1), st.text(), st.one_of(st.none(), st.text()))
-def test_any_text_can_be_published(text: str, id_: str, other: str | None) -> None:
-    producer = _ANY
-    before = producer.counts.get(Outcome.UNREADABLE, 0)
-    producer.publish(text=text, id=id_, tenant=other, model=other, conversation_id=other)
-    assert producer.counts.get(Outcome.UNREADABLE, 0) == before
-
-
-_ANY = OutputProducer(Settings(_env_file=None, kafka_bootstrap=NOWHERE), flush_timeout=0)
+@given(text=st.text(min_size=1), id_=st.text(), other=st.one_of(st.none(), st.text()))
+def test_any_text_can_be_published(unconnected: OutputProducer, text: str, id_: str, other: str | None) -> None:
+    before = unconnected.counts.get(Outcome.UNREADABLE, 0)
+    unconnected.publish(text=text, id=id_, tenant=other, model=other, conversation_id=other)
+    assert unconnected.counts.get(Outcome.UNREADABLE, 0) == before
 
 
 def test_refused_by_the_broker(embedded_broker: EmbeddedBroker, caplog: pytest.LogCaptureFixture) -> None:
