@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from monitor.alerts.worker import start
 from monitor.audit import reproduction
@@ -182,7 +183,9 @@ def _show(found: reproduction.Reproduction) -> None:
     table = Table("", "recorded", "recomputed", "", box=None)
     for name in reproduction.COMPARED:
         now = "no such statement" if found.recomputed is None else found.recomputed[name]
-        table.add_row(name, str(found.recorded[name]), str(now), "differs" if name in found.differences else "")
+        table.add_row(
+            name, Text(str(found.recorded[name])), Text(str(now)), "differs" if name in found.differences else ""
+        )
     console.print(f"flag {found.flag}, {found.model.name} {found.model.version}", markup=False)
     console.print(table)
     console.print("identical" if found.identical else f"different: {', '.join(found.differences)}", markup=False)
