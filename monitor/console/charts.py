@@ -8,9 +8,9 @@ from math import ceil, floor, log10
 
 from monitor.console.trends import Daily
 
-WIDTH, HEIGHT = 720, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 8, 10, 24
-_MOST_LABELS = 8
+WIDTH, HEIGHT = 1160, 200
+_LEFT, _RIGHT, _TOP, _BOTTOM = 36, 20, 10, 24
+_MOST_LABELS = 15
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,15 +186,18 @@ class Pages:
 
     async def error(self, request: Request, error: Exception) -> Response:
         """Say what went wrong, on a page or in its part."""
+        headers = None
         if isinstance(error, HTTPException):
-            status, detail = error.status_code, error.detail
+            status, detail, headers = error.status_code, error.detail, error.headers
         elif isinstance(error, StoreUnavailable):
             metrics.STORE_FAILURES.inc()
             status, detail = 503, f"{error}. Nothing is lost; try again in a moment."
         else:
             status, detail = 500, "Something is wrong inside the console; its log says what."
         title = HTTPStatus(status).phrase
-        return self._render(request, "error.html", status=status, title=title, detail=detail)
+        response = self._render(request, "error.html", status=status, title=title, detail=detail)
+        response.headers.update(headers or {})
+        return response
 
     async def _note(self, kind: str, actor: str, subject: str, **details: str) -> None:
         """Take note of an action before its effect is shown.

@@ -1,4 +1,4 @@
-"""Headless Chromium for tests: Debian's `chromium` and `chromium-driver`, or whatever the PATH has under those names."""
+"""Headless Chromium for tests: Debian's `chromium` and `chromium-driver`, or what the PATH has under those names."""
 
 from __future__ import annotations
 

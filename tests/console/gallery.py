@@ -44,7 +44,11 @@ def _statements(scene: Scene, row: dict[str, Any], rng: random.Random) -> list[S
         score = THRESHOLDS.review + rng.random() ** 1.4 * (0.93 - THRESHOLDS.review)
         wrong = rng.choice([id_ for id_ in known if id_.startswith(("2", "3"))])
         span = (longest.start, longest.end)
-        return [scene.statement(text, span, score=score, category=rng.choice(["dose", "timing", "population"]), recommendation=wrong)]
+        return [
+            scene.statement(
+                text, span, score=score, category=rng.choice(["dose", "timing", "population"]), recommendation=wrong
+            )
+        ]
     return [
         scene.statement(
             text,
