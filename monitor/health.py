@@ -58,6 +58,10 @@ class Health:
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
+    def routes(self) -> list[web.RouteDef]:
+        """Return the three, for a server that answers other things at the same port."""
+        return [web.get("/live", self._live), web.get("/ready", self._ready), web.get("/metrics", self._metrics)]
+
     async def serve(self, host: str, port: int) -> web.AppRunner:
         """Open the port; `cleanup()` what is returned closes it.
 
@@ -65,9 +69,7 @@ class Health:
             ConfigurationError: the address cannot be had.
         """
         app = web.Application()
-        app.add_routes(
-            [web.get("/live", self._live), web.get("/ready", self._ready), web.get("/metrics", self._metrics)]
-        )
+        app.add_routes(self.routes())
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         try:

@@ -191,6 +191,18 @@ class Settings(BaseSettings):
         default=60, gt=0, description="Stop rather than dead-letter more messages for failures of our own."
     )
 
+    intake_host: str = Field(default="127.0.0.1", description="Address that `guardline intake` is served on.")
+    intake_port: int = Field(default=8088, ge=0, le=65535, description="Its port; 0: any that is free.")
+    intake_tokens_file: Path | None = Field(
+        default=None,
+        description="YAML file of those who may send: name and the SHA-256 of their token; needed on other addresses "
+        "than loopback.",
+    )
+    intake_max_bytes: int = Field(default=20_000_000, gt=0, description="Largest request that it reads.")
+    intake_timeout: float = Field(
+        default=10, gt=0, description="Seconds to wait for the brokers before a sender is told to come back."
+    )
+
     console_host: str = Field(default="127.0.0.1", description="Address that `guardline console` is served on.")
     console_port: int = Field(default=8080, ge=0, le=65535, description="Its port; 0: any that is free.")
     console_hosts: str | None = Field(
