@@ -11,3 +11,12 @@ if ! command -v redis-server > /dev/null; then
     exit 1
   fi
 fi
+# Without these the tests that need them are skipped, and say so.
+if ! command -v promtool > /dev/null || ! command -v amtool > /dev/null; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
+    echo "Installing prometheus and prometheus-alertmanager (Debian packages) ..."
+    apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus prometheus-alertmanager > /dev/null
+  else
+    echo "prometheus and prometheus-alertmanager are not installed: their tests will be skipped." >&2
+  fi
+fi
