@@ -1,4 +1,5 @@
-# The streaming worker: no torch, no transformers, no compiler. Build from the repository's root:
+# Every process that runs on: worker, alerts, console, canary, audit log, intake. No torch, no transformers, no compiler.
+# Build from the repository's root:
 #   docker build --file deploy/monitor.Dockerfile --tag guardline-monitor:0.1.0 .
 FROM python:3.11.14-slim-bookworm AS build
 WORKDIR /src
@@ -8,13 +9,13 @@ COPY trainer trainer
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv /opt/guardline \
     && pip wheel --no-deps --wheel-dir /wheels . \
-    && /opt/guardline/bin/pip install --constraint constraints.txt "$(ls /wheels/guardline-*.whl)[monitor]"
+    && /opt/guardline/bin/pip install --constraint constraints.txt "$(ls /wheels/guardline-*.whl)[monitor,console]"
 
 FROM python:3.11.14-slim-bookworm
 # The same ids as in the trainer's image, because both have the volume /runs.
 RUN groupadd --gid 10001 guardline \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin guardline \
-    && install --directory --owner=10001 --group=10001 /runs
+    && install --directory --owner=10001 --group=10001 /runs /var/lib/guardline
 COPY --from=build /opt/guardline /opt/guardline
 # The root file system is read-only in production, so what Python compiles must be there already (pip did it). ONNX
 # Runtime's Linux wheels report usage to Microsoft unless told not to; a monitor of health data reports to nobody.

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from monitor.settings import Settings
-from tests.deploy.given import PREFIX, drain, problems_of
+from tests.deploy.given import PREFIX, drain, problems_of, problems_of_topics
+from tests.deploy.given import topics as known_topics
 
 Tree = dict[str, Any]
 
@@ -67,6 +67,7 @@ class Deployment:
     extras: frozenset[str]  # of pyproject.toml
     commands: frozenset[str]  # of `guardline`
     exists: Callable[[str], bool] = field(repr=False)  # a path from the root
+    read: Callable[[str], str] = field(repr=False)
 
 
 def parse_example(text: str) -> dict[str, str]:
@@ -219,6 +220,16 @@ def paths(d: Deployment) -> Iterator[str]:
                     yield f"{path}: COPY source {source} is left out by .dockerignore"
 
 
+def secrets(d: Deployment) -> Iterator[str]:
+    """Secrets are declared, and come from a folder that git ignores."""
+    declared = resolved(d.compose).get("secrets", {})
+    for name, service in _services(d).items():
+        yield from (f"{name}: secret {s} is not declared" for s in service.get("secrets", []) if s not in declared)
+    for name, secret in declared.items():
+        if not secret.get("file", "").startswith("./secrets/"):
+            yield f"secret {name}: is not a file in ./secrets"
+
+
 def settings(d: Deployment) -> Iterator[str]:
     """Every GUARDLINE_ variable of a container is a setting, with a value that the setting accepts."""
     for name, service in _services(d).items():
@@ -273,21 +284,23 @@ def kafka(d: Deployment) -> Iterator[str]:
 
 
 def topics(d: Deployment) -> Iterator[str]:
-    """One service creates every topic of the settings, under the names that the monitor uses: the defaults."""
-    expected = {f"{PREFIX}{n.upper()}": f.default for n, f in Settings.model_fields.items() if n.startswith("topic_")}
+    """One service creates every topic of the settings; all containers that are told names are told the same."""
     services = _services(d)
-    creators = {n: s for n, s in services.items() if "kafka-topics.sh" in " ".join(_command(s))}
+    creators = {n: s for n, s in services.items() if any("topics.sh" in word for word in _command(s))}
     if not creators:
         yield "no service creates the topics"
-    for name, service in {**creators, "monitor": services.get("monitor", {})}.items():
-        given = {k: v for k, v in service.get("environment", {}).items() if k in expected}
-        for variable in sorted(expected):
-            if given.get(variable) != expected[variable]:
-                yield f"{name}: {variable} is {given.get(variable)!r}, the setting's default {expected[variable]!r}"
     for name, service in creators.items():
-        created = {*re.findall(r'^topic "\$(\w+)"', "\n".join(_command(service)), re.MULTILINE)}
-        for variable in sorted({*expected} ^ created):
-            yield f"{name}: {'does not create' if variable in expected else 'creates the unknown'} {variable}"
+        script = next((source for source, target, _ in _mounts(service) if target in _command(service)), None)
+        if script is None or not d.exists(script):
+            yield f"{name}: its script is not mounted"
+        else:
+            yield from problems_of_topics(name, d.read(script))
+    for name, service in services.items():
+        environment = service.get("environment", {})
+        if "GUARDLINE_KAFKA_BOOTSTRAP" in environment:
+            for variable, default in known_topics().items():
+                if variable.startswith(PREFIX) and environment.get(variable) != default:
+                    yield f"{name}: {variable} is {environment.get(variable)!r}, the setting's default {default!r}"
 
 
 def dependencies(d: Deployment) -> Iterator[str]:
@@ -332,7 +345,7 @@ def images(d: Deployment) -> Iterator[str]:
         named += [(path, line.split()[0]) for line in dockerfile.all("FROM") if line.split()[0] not in stages]
     for where, image in named:
         tag = image.rpartition("/")[2].partition(":")[2]
-        if not re.match(r"\d+\.\d+", tag):
+        if not re.match(r"v?\d+\.\d+", tag):
             yield f"{where}: image {image} is not pinned"
 
 
@@ -366,7 +379,7 @@ def lifecycle(d: Deployment) -> Iterator[str]:
         elif service["restart"] != "no" and not checked:
             yield f"{name}: has no health check"
         env = service.get("environment", {})
-        if "GUARDLINE_KAFKA_BOOTSTRAP" in env:
+        if "GUARDLINE_KAFKA_BOOTSTRAP" in env and service["restart"] != "no":
             grace = seconds(service.get("stop_grace_period", "10s"))
             if grace <= drain(env):
                 yield f"{name}: is killed after {grace:g} s, the drain takes up to {drain(env):g} s"
@@ -380,8 +393,8 @@ def dockerfiles(d: Deployment) -> Iterator[str]:
         if not named:
             yield f"{path}: installs no extra"
         yield from (f"{path}: there is no extra {extra}" for extra in sorted(named - d.extras))
-        if "monitor" in PurePosixPath(path).name and named - {"monitor"}:
-            yield f"{path}: installs more than the extra monitor"
+        if "monitor" in PurePosixPath(path).name and named & {"trainer", "demo", "dev"}:
+            yield f"{path}: installs the trainer"
         if "--constraint constraints.txt" not in text:
             yield f"{path}: installs without constraints.txt"
         if re.search(r"https?://(?!127\.0\.0\.1)|--(?:extra-)?index-url|(?i:password|token=|secret)", text):
@@ -445,6 +458,7 @@ def model(d: Deployment) -> Iterator[str]:
 CHECKS = (
     variables,
     paths,
+    secrets,
     settings,
     addresses,
     kafka,

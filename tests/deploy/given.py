@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from pydantic import ValidationError
 from pydantic_settings import PydanticBaseSettingsSource
 
+from monitor.alerts.config import AlertsConfig
 from monitor.settings import Settings
 
 PREFIX = "GUARDLINE_"
@@ -40,3 +42,20 @@ def problems_of(name: str, environment: Mapping[str, str]) -> Iterator[str]:
 def drain(environment: Mapping[str, str]) -> float:
     """Return the seconds that a process may take to stop."""
     return float(environment.get("GUARDLINE_DRAIN_TIMEOUT", Settings.model_fields["drain_timeout"].default)) + CLOSE
+
+
+def topics() -> dict[str, str]:
+    """Return the default name of every topic, by the variable that topics.sh takes it from."""
+    own = {f"{PREFIX}{n.upper()}": str(f.default) for n, f in Settings.model_fields.items() if n.startswith("topic_")}
+    return {**own, "ALERTS_DEADLETTER": str(AlertsConfig.model_fields["deadletter"].default)}
+
+
+def problems_of_topics(name: str, script: str) -> Iterator[str]:
+    """Yield a sentence for each topic that a script does not create, or under another name than the setting's."""
+    created = dict(re.findall(r'^topic "\$\{(\w+):-([^}]+)\}"', script, re.MULTILINE))
+    expected = topics()
+    for variable in sorted({*expected} | {*created}):
+        if variable not in created:
+            yield f"{name}: does not create {variable}"
+        elif created[variable] != expected.get(variable):
+            yield f"{name}: {variable} is {created[variable]}, the setting's default {expected.get(variable)}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from monitor.settings import Settings
-from tests.deploy.given import PREFIX, drain, problems_of
+from tests.deploy.given import PREFIX, drain, problems_of, problems_of_topics
 
 Tree = dict[str, Any]
 
@@ -272,7 +272,7 @@ def _addresses(c: Cluster, workload: Workload) -> Iterator[tuple[str, int]]:
 
 
 _COMPONENT = "app.kubernetes.io/component"
-_REDIS_USERS = {"monitor", "alerts", "console"}
+_REDIS_USERS = {"monitor", "alerts", "console", "canary"}
 _KAFKA = "GUARDLINE_KAFKA_BOOTSTRAP"
 
 
@@ -368,6 +368,15 @@ def scaling(c: Cluster) -> Iterator[str]:
                 yield f"{name}: has no TriggerAuthentication {trigger['authenticationRef']['name']}"
 
 
+def topics(c: Cluster) -> Iterator[str]:
+    """The script creates every topic, under the names that the settings have."""
+    scripts = [r["data"]["topics.sh"] for r in c.of("ConfigMap") if "topics.sh" in r.get("data", {})]
+    if len(scripts) != 1:
+        yield f"{len(scripts)} ConfigMaps have topics.sh"
+    for script in scripts:
+        yield from problems_of_topics("topics.sh", script)
+
+
 def models(c: Cluster) -> Iterator[str]:
     """Triton serves the repository that promotion fills, from the volume that the monitor reads, on a GPU."""
     server = c.get("Deployment", "triton")
@@ -394,7 +403,7 @@ def models(c: Cluster) -> Iterator[str]:
             yield f"monitor: {path} is on no volume of models"
 
 
-CHECKS = (settings, commands, images, hardening, volumes, lifecycle, ports, network, scaling, models)
+CHECKS = (settings, commands, images, hardening, volumes, lifecycle, ports, network, scaling, topics, models)
 
 
 def problems(c: Cluster) -> list[str]:

@@ -32,6 +32,7 @@ def deployment() -> Deployment:
         extras=frozenset(project["optional-dependencies"]),
         commands=frozenset(project["entry-points"]["guardline.commands"]),
         exists=lambda path: (ROOT / path).exists(),
+        read=lambda path: (ROOT / path).read_text(),
     )
 
 
@@ -61,8 +62,8 @@ def _services(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("monitor/environment/GUARDLINE_GROUP", "${NOT_DECLARED:-x}", "NOT_DECLARED is missing from .env.example"),
         ("monitor/environment/GUARDLINE_GROUP", "${GUARDLINE_GROUP}", "GUARDLINE_GROUP has no default"),
         ("monitor/environment/GUARDLINE_GROUP", "${GUARDLINE_GROUP:?}", "GUARDLINE_GROUP has no default"),
-        ("monitor/environment/GUARDLINE_GROUP", "other", "nothing reads GUARDLINE_GROUP"),
-        ("monitor/environment/GUARDLINE_LOG_LEVEL", "${GUARDLINE_LOG_LEVEL:-debug}", "'info' in .env.example"),
+        ("monitor/environment/GUARDLINE_INCLUDE_TEXT", "true", "nothing reads GUARDLINE_INCLUDE_TEXT"),
+        ("monitor/environment/GUARDLINE_INCLUDE_TEXT", "${GUARDLINE_INCLUDE_TEXT:-false}", "'true' in .env.example"),
         ("monitor/environment/GUARDLINE_KAFKA_BOOTSTRAP", "kafka:9192", "kafka does not listen on 9192"),
         ("monitor/environment/GUARDLINE_KAFKA_BOOTSTRAP", "kafka:29092", "not what kafka advertises"),
         ("monitor/environment/GUARDLINE_REDIS_URL", "redis://cache:6379/0", "there is no service cache"),
@@ -93,7 +94,12 @@ def _services(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("triton/deploy", None, "triton: reserves no GPU"),
         ("triton/command", ["tritonserver", "--load-model=classifier"], "loads classifier"),
         ("topics/restart", "unless-stopped", "waits for the end of topics"),
-        ("topics/command", ['kafka-topics.sh\ntopic "$$GUARDLINE_TOPIC_FLAGS"'], "not create GUARDLINE_TOPIC_OUTPUTS"),
+        ("topics/volumes", ["./deploy/compose/alerts.yaml:/topics.sh:ro"], "does not create GUARDLINE_TOPIC_OUTPUTS"),
+        ("topics/volumes", None, "topics: its script is not mounted"),
+        ("alerts/environment/ALERTMANAGER_URL", "http://alertmanager:9094", "alertmanager does not listen on 9094"),
+        ("alerts/profiles", None, "depends on alertmanager, which only a profile starts"),
+        ("grafana/secrets", ["password"], "grafana: secret password is not declared"),
+        ("grafana/user", "0", "grafana: runs as root"),
         ("kafka/environment/KAFKA_AUTO_CREATE_TOPICS_ENABLE", "true", "creates topics by itself"),
         ("kafka/ports", ["127.0.0.1:9092:9092"], "HOST advertises 127.0.0.1:9092 but listens on 29092"),
         ("kafka/volumes", ["data:/var/lib/kafka/data"], "volume data is not declared"),
@@ -112,8 +118,8 @@ def test_a_broken_compose_file_is_reported(deployment: Deployment, path: str, va
 @pytest.mark.parametrize(
     ("path", "old", "new", "expected"),
     [
-        (MONITOR, "[monitor]", "[worker]", "there is no extra worker"),
-        (MONITOR, "[monitor]", "[monitor,trainer]", "more than the extra monitor"),
+        (MONITOR, "[monitor,console]", "[worker]", "there is no extra worker"),
+        (MONITOR, "[monitor,console]", "[monitor,trainer]", "installs the trainer"),
         (MONITOR, "USER 10001:10001", "USER root", "monitor: runs as root"),
         (MONITOR, "COPY monitor monitor", "COPY monitor src monitor", "COPY source src does not exist"),
         (MONITOR, "COPY monitor monitor", "COPY tests tests", "tests is left out by .dockerignore"),
@@ -152,7 +158,7 @@ def test_compose_accepts_the_file() -> None:
     if not docker or subprocess.run([docker, "compose", "version"], capture_output=True).returncode:
         pytest.skip("`docker compose` is not installed; install the Compose plugin to validate the file with it too")
     done = subprocess.run(
-        [docker, "compose", "--env-file", ".env.example", "--profile", "train", "config", "--quiet"],
+        [docker, "compose", "--env-file", ".env.example", "--profile", "*", "config", "--quiet"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -28,5 +28,8 @@ topic "${GUARDLINE_TOPIC_DEADLETTER:-safety.deadletter}" "$events" "$events_kept
 topic "${GUARDLINE_TOPIC_SHADOW:-safety.shadow}" "$events" "$verdicts_kept"
 # Reviewers' decisions are what the model learns from: kept for good.
 topic "${GUARDLINE_TOPIC_FEEDBACK:-safety.feedback}" "$events" -1
+# The audit log, where a topic holds it: one partition, for good. And what people did, for that log.
+topic "${GUARDLINE_TOPIC_AUDIT:-safety.audit}" 1 -1
+topic "${GUARDLINE_TOPIC_AUDIT_EVENTS:-safety.audit.events}" "$events" -1
 # Flags that no sink took; `deadletter` in the configuration of `guardline alerts`.
 topic "${ALERTS_DEADLETTER:-safety.alerts.deadletter}" "$events" "$events_kept"
