@@ -18,12 +18,13 @@ from monitor.errors import ConfigurationError, GuardlineError
 _GROUP = "guardline.commands"
 #: In the order of use; commands of other distributions follow.
 _ORDER = (
-    "demo", "check", "monitor", "alerts", "console", "canary", "feedback", "audit", "replay", "models", "promote", "rollback",
-    "train", "package", "evaluate", "guideline-diff", "acls", "doctor",
+    "demo", "check", "intake", "monitor", "alerts", "console", "canary", "feedback", "audit", "replay", "models",
+    "promote", "rollback", "train", "package", "evaluate", "guideline-diff", "acls", "schemas", "doctor",
 )  # fmt: skip
 _HELP = {
     "demo": "Train a model if there is none, then screen a stream of LLM answers live.",
     "check": "Check a text, or a file of texts, without a broker.",
+    "intake": "Take answers by HTTP and publish them.",
     "monitor": "Run the streaming worker.",
     "alerts": "Send flags to webhooks, Slack, PagerDuty, mail, a file or the terminal.",
     "console": "Serve the page on which reviewers look at flags and decide.",
@@ -39,6 +40,7 @@ _HELP = {
     "evaluate": "Print how a run's model does, or several runs; import reviewers' labels.",
     "guideline-diff": "Tell two versions of a guideline apart, and which statements that affects.",
     "acls": "Print the Kafka and Redis grants that each component needs, and no more.",
+    "schemas": "Write JSON Schemas of all events, and the AsyncAPI document of the topics.",
     "doctor": "Tell what is installed, which services answer, which model is active.",
 }
 
