@@ -1,7 +1,8 @@
 """The Faust agent: chunks of records in, events out, and only then the acknowledgement.
 
 A chunk (records of one partition, see `transport`) is parsed, screened and published by one task. Several are in
-flight; those of one partition publish in turn, and the transport commits only below the lowest unacknowledged offset.
+flight; those of one partition publish in turn (see `turns`), and the transport commits only below the lowest
+unacknowledged offset.
 What fails:
 
 - an unreadable record: dead letter with the reason, the stream goes on;
@@ -28,9 +29,11 @@ from monitor.errors import DeadLetterLimit, InvalidMessage, ModelMismatch, Score
 from monitor.heartbeat import HEARTBEAT
 from monitor.intake import parse
 from monitor.models.switch import Serving
+from monitor.pace import ChunkPace
 from monitor.publisher import Event, Publisher
 from monitor.records import MAX_STATEMENTS, ModelReference, event_id
 from monitor.screening import VerdictStore
+from monitor.turns import OrderedPublisher, Turn
 from monitor.types import Message, MessageVerdict, Verdict
 
 _log = structlog.get_logger(__name__)
@@ -96,20 +99,16 @@ class ChunkHandler:
         self._attempts = attempts
         self._failures = failures
 
-    async def handle(self, records: Sequence[ConsumerRecord], before: asyncio.Task[None] | None = None) -> None:
+    async def handle(self, records: Sequence[ConsumerRecord], turn: Turn) -> None:
         """Return when every event of every record was acknowledged by the broker; one model decides all of them.
-
-        `before`, the work on the chunk before of the same partition, is waited for between screening and publishing.
 
         Raises:
             DeadLetterLimit: the worker has to stop; nothing of this chunk may be acknowledged.
         """
         async with self._models.use() as serving:
-            await self._handle(serving, records, before)
+            await self._handle(serving, records, turn)
 
-    async def _handle(
-        self, serving: Serving, records: Sequence[ConsumerRecord], before: asyncio.Task[None] | None
-    ) -> None:
+    async def _handle(self, serving: Serving, records: Sequence[ConsumerRecord], turn: Turn) -> None:
         started = monotonic()
         fresh = await self._not_done(serving, records)
         readable: list[_Readable] = []
@@ -128,9 +127,7 @@ class ChunkHandler:
                 outcome.append((record, self._decided(serving, record, verdict, started)))
         if self._observer is not None:
             self._observer.offer(serving.model, [v for v in verdicts if isinstance(v, MessageVerdict)])
-        if before is not None:
-            await asyncio.wait({before})  # however it ends
-        await self._publish(serving, outcome)
+        await self._publish(serving, outcome, turn)
         await self._mark_done(serving, [record for record, _ in outcome])
         metrics.PROCESS_SECONDS.observe(monotonic() - started)
 
@@ -200,8 +197,10 @@ class ChunkHandler:
                 _log.warning("scorer_unavailable", error=str(error), action=f"intake waits, again in {delay:.1f} s")
             await asyncio.sleep(delay)
 
-    async def _publish(self, serving: Serving, outcome: Sequence[tuple[ConsumerRecord, list[Event]]]) -> None:
-        refused = await self._publisher.publish([event for _, events in outcome for event in events])
+    async def _publish(
+        self, serving: Serving, outcome: Sequence[tuple[ConsumerRecord, list[Event]]], turn: Turn
+    ) -> None:
+        refused = await turn.publish([event for _, events in outcome for event in events])
         if not refused:
             return
         error = InvalidMessage(
@@ -306,17 +305,20 @@ class ScreenAgent:
     def __init__(
         self,
         handler: ChunkHandler,
+        publisher: Publisher,
         *,
+        pace: ChunkPace,
         in_flight: int,
         max_bytes: int,
         on_failure: Callable[[BaseException], Awaitable[None]],
     ) -> None:
         self._handler = handler
+        self._publisher = OrderedPublisher(publisher)
+        self._pace = pace
         self._slots = asyncio.Semaphore(in_flight)
         self._bytes = ByteBudget(max_bytes)
         self._on_failure = on_failure
         self._tasks: set[asyncio.Task[None]] = set()
-        self._last: dict[Any, asyncio.Task[None]] = {}
 
     async def __call__(self, stream: Any) -> None:
         """Work on the events of a Faust stream for as long as there are any."""
@@ -325,20 +327,21 @@ class ScreenAgent:
             await self._bytes.acquire(size)
             await self._slots.acquire()
             metrics.IN_FLIGHT.inc()
-            partition = event.message.tp
-            task = asyncio.create_task(self._work(event, size, self._last.get(partition)))
-            self._last[partition] = task
+            task = asyncio.create_task(self._work(event, size, self._publisher.turn(event.message.tp)))
             self._tasks.add(task)  # the loop keeps only weak references to tasks
             task.add_done_callback(self._tasks.discard)
 
-    async def _work(self, event: Any, size: int, before: asyncio.Task[None] | None) -> None:
+    async def _work(self, event: Any, size: int, turn: Turn) -> None:
+        started = monotonic()
         try:
-            await self._handler.handle(event.value, before)
+            await self._handler.handle(event.value, turn)
             event.ack()
+            self._pace.observe(len(event.value), monotonic() - started)
             HEARTBEAT.beat()
         except Exception as error:
             await self._on_failure(error)
         finally:
+            turn.leave()
             metrics.IN_FLIGHT.dec()
             self._slots.release()
             self._bytes.release(size)

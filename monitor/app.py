@@ -30,6 +30,7 @@ from monitor.heartbeat import HEARTBEAT
 from monitor.models.pointer import Alias, ModelPointer
 from monitor.models.shadow import Shadow
 from monitor.models.switch import Build, ModelSwitch, Serving
+from monitor.pace import ChunkPace
 from monitor.package import ModelPackage
 from monitor.publisher import KafkaPublisher
 from monitor.screening import VerdictStore
@@ -43,6 +44,8 @@ _CLOSE_TIMEOUT = 5.0
 _MEASURE_EVERY = 5.0
 #: A model server may be away for hours; by Faust's default the worker would leave the group for good after 17 minutes.
 _MAX_POLL_INTERVAL = 86_400.0
+#: Chunks that wait for a slot of the agent.
+_BUFFERED_CHUNKS = 2
 
 
 class _App(faust.App):
@@ -72,14 +75,13 @@ def build_app(settings: Settings) -> faust.App:
         datadir=Path(gettempdir()) / f"guardline-{os.getpid()}",
         key_serializer="raw",
         value_serializer="raw",
-        # Counts chunks, not records.
-        stream_buffer_maxsize=settings.chunks_in_flight,
+        stream_buffer_maxsize=_BUFFERED_CHUNKS,
         topic_allow_declare=False,
         topic_disable_leader=True,
         web_enabled=False,
     )
     transport = ChunkTransport(
-        app.conf.broker_consumer, app, chunk_records=settings.chunk_records, drain_timeout=settings.drain_timeout
+        app.conf.broker_consumer, app, pace=ChunkPace(settings.chunk_records), drain_timeout=settings.drain_timeout
     )
     app.transport = app.producer_transport = transport
     return app
@@ -201,7 +203,12 @@ class Worker:
             observer=observer,
         )
         agent = ScreenAgent(
-            handler, in_flight=own.chunks_in_flight, max_bytes=own.bytes_in_flight, on_failure=self._fail
+            handler,
+            publisher,
+            pace=cast("ChunkTransport", app.transport).pace,
+            in_flight=own.chunks_in_flight,
+            max_bytes=own.bytes_in_flight,
+            on_failure=self._fail,
         )
 
         async def screen(stream: Any) -> None:  # Faust wants a function

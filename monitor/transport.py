@@ -1,6 +1,6 @@
 """A Faust transport that hands agents chunks of records and never commits past unfinished work.
 
-From the broker come records; to the agent goes one Faust event per up to `chunk_records` records of
+From the broker come records; to the agent goes one Faust event per up to `pace.records` records of
 one partition, its value being the list of aiokafka `ConsumerRecord`s. Back comes `event.ack()`, in
 any order and from any later task of the same loop; to the broker goes the lowest offset that was
 delivered and not acknowledged.
@@ -18,8 +18,10 @@ restart); it is not lost. No tables, no transactions: their hooks are bypassed.
 Private names leaned on, pinned by `tests/monitor/test_transport_canary.py`: Faust's
 `Consumer._wait_next_records`, `_drain_messages` (a read offset of `None` switches off its gaps and
 drops), `_read_offset`, `_unacked_messages` (what streams have taken), `_thread` with
-`_ensure_consumer` and `_consumer`, `Producer._settings_extra`; aiokafka's
-`AIOKafkaConsumer._subscription` with `fetch_context`, and `_coordinator` with `check_errors` and `_coordination_task`.
+`_ensure_consumer` and `_consumer`, `Producer._settings_extra`, `_new_consumer_thread`; mode's
+`ServiceThread._close_thread_loop_on_stop`; aiokafka's
+`AIOKafkaConsumer._subscription` with `fetch_context`, and `_coordinator` with `check_errors` and `_coordination_task`;
+`monitor.connections.kafka` leans on `_client.cluster.unauthorized_topics`.
 """
 
 import asyncio
@@ -30,15 +32,20 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, TypeVar, cast
 
+import uvloop
 from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
-from faust.transport.drivers.aiokafka import Consumer, Producer, Transport
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Producer, Transport
 from faust.types import TP, AppT, ConsumerMessage, Message
 from faust.types.transports import TPorTopicSet
 from mode import Service
 from yarl import URL
 
+from monitor.connections.kafka import denied, ensure_readable
+from monitor.pace import ChunkPace
+
 DRAIN_POLL = 0.02  # seconds: short against any batch, and nothing else runs while draining
+MOST_DENIALS = 3  # checks in a row: a grant that was just made takes a moment to reach every broker
 GROUP_CHECK = 1.0  # seconds: how long a refused join goes unreported
 
 Item = TypeVar("Item")
@@ -130,14 +137,15 @@ class PartitionProgress:
         return 0 if self.end is None or self.acknowledged is None else max(0, self.end - self.acknowledged)
 
 
-def round_robin(fetched: Mapping[TP, Sequence[Item]], size: int) -> Iterator[tuple[TP, list[Item]]]:
-    """Cut each partition's records into chunks of up to `size`, one chunk of each partition in turn."""
+def round_robin(fetched: Mapping[TP, Sequence[Item]], pace: ChunkPace) -> Iterator[tuple[TP, list[Item]]]:
+    """Cut each partition's records into chunks of the size that fits just then, one chunk of each partition in turn."""
     waiting = deque((tp, records, 0) for tp, records in fetched.items() if records)
     while waiting:
         tp, records, start = waiting.popleft()
-        yield tp, list(records[start : start + size])
-        if start + size < len(records):
-            waiting.append((tp, records, start + size))
+        end = start + pace.records
+        yield tp, list(records[start:end])
+        if end < len(records):
+            waiting.append((tp, records, end))
 
 
 class ChunkConsumer(Consumer):
@@ -150,6 +158,12 @@ class ChunkConsumer(Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._ledgers: dict[TP, PartitionLedger] = {}
         super().__init__(*args, **kwargs)
+
+    def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
+        """Return the thread that fetches and parses, with a loop like that of the process: Faust's own is slower."""
+        thread = AIOKafkaConsumerThread(self, loop=self.loop, beacon=self.beacon, thread_loop=uvloop.new_event_loop())
+        thread._close_thread_loop_on_stop = True  # it closes only what it made
+        return thread
 
     # Delivery
 
@@ -164,7 +178,7 @@ class ChunkConsumer(Consumer):
         if not fetched:
             return
         ends = {tp: records[-1].offset for tp, records in fetched.items()}
-        for tp, records in round_robin(fetched, self.transport.chunk_records):
+        for tp, records in round_robin(fetched, self.transport.pace):
             if self.should_stop or not self.flow_active:
                 return
             if self._stands_behind(tp, ends[tp]):
@@ -271,16 +285,20 @@ class ChunkConsumer(Consumer):
         Faust never reads them, so that one refused join would leave the worker without partitions
         for ever, in silence.
         """
+        denials = 0
         while not self.should_stop:
             await self.sleep(GROUP_CHECK)
             try:
                 await self._in_thread(self._raise_group_error)
+                denials = 0
             except TimeoutError:
                 continue  # a busy or ending thread is not a group error
             except KafkaError as error:
-                self.log.error("Group membership failed: %r", error)
-                if self._thread._ensure_consumer()._coordinator._coordination_task.done():
-                    await self.crash(error)  # nobody is left to try again; the process must be replaced
+                self.log.error("Reading as a member of the group failed: %r", error)
+                reason, consumer = denied(error), self._thread._ensure_consumer()
+                denials = 0 if reason is None else denials + 1
+                if denials == MOST_DENIALS or consumer._coordinator._coordination_task.done():
+                    await self.crash(reason or error)  # no use to try again, or nobody is left to: replace the process
                     return
 
     async def _raise_group_error(self) -> None:
@@ -291,6 +309,7 @@ class ChunkConsumer(Consumer):
         with consumer._subscription.fetch_context():
             pass
         consumer._coordinator.check_errors()
+        ensure_readable(consumer)
 
     # Rebalance and shutdown
 
@@ -374,11 +393,11 @@ class ChunkTransport(Transport):
         url: list[URL],
         app: AppT,
         *,
-        chunk_records: int = 512,
+        pace: ChunkPace,
         drain_timeout: float = 20.0,
         commit_timeout: float = 5.0,
     ) -> None:
         super().__init__(url, app)
-        self.chunk_records = chunk_records
+        self.pace = pace
         self.drain_timeout = drain_timeout
         self.commit_timeout = commit_timeout

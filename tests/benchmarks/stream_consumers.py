@@ -1,8 +1,9 @@
-"""One consumer of `tests.benchmarks.stream`, in a process of its own: aiokafka, faust-take or guardline.
+"""One consumer of `tests.benchmarks.stream`, in a process of its own: aiokafka, faust-take, guardline, guardline-64.
 
 In: a JSON `Task` as the only argument. Out: one line of JSON, the CPU and wall seconds from the `warm`-th message to
-the last one, with all flags acknowledged. Each reads the same 500-byte records in batches of 64, parses them with
-orjson, flags those that say so (1%) and commits every second; the event loop is uvloop for all.
+the last one, with all flags acknowledged. Each reads the same 500-byte records in batches of 64 (guardline: in chunks
+whose size it finds itself, see `monitor.pace`), parses them with orjson, flags those that say so (1%) and commits every
+second; the event loop is uvloop for all.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from monitor.agents import ScreenAgent
 from monitor.app import build_app
 from monitor.publisher import Event, KafkaPublisher
 from monitor.settings import Settings
+from monitor.turns import Turn
+from monitor.worker import settle_garbage_collection
 
 BATCH = 64
 COMMIT_SECONDS = 1.0
@@ -160,32 +163,43 @@ async def faust_take(task: Task, meter: Meter) -> None:
 class NullHandler:
     """Stands where `ChunkHandler` does: parses, flags what asks for it, returns when the broker has the flags."""
 
-    def __init__(self, task: Task, meter: Meter, publisher: KafkaPublisher) -> None:
-        self._task, self._meter, self._publisher = task, meter, publisher
+    def __init__(self, task: Task, meter: Meter) -> None:
+        self._task, self._meter = task, meter
 
-    async def handle(self, records: Sequence[ConsumerRecord], before: asyncio.Task[None] | None = None) -> None:
+    async def handle(self, records: Sequence[ConsumerRecord], turn: Turn) -> None:
         """See `ChunkHandler.handle`."""
         events = [Event(self._task.flags, None, flag) for r in records if (flag := flag_of(r.value)) is not None]
-        if before is not None:
-            await asyncio.wait({before})
-        await self._publisher.publish(events)
+        await turn.publish(events)
         self._meter.count(len(records))
 
 
 async def guardline(task: Task, meter: Meter) -> None:
     """The app, transport, agent and publisher of the monitor, as the worker wires them."""
-    settings = Settings(
-        kafka_bootstrap=task.bootstrap, group=task.group, topic_outputs=task.source, chunk_records=BATCH
-    )
+    await _guardline(Settings(kafka_bootstrap=task.bootstrap, group=task.group, topic_outputs=task.source), task, meter)
+
+
+async def guardline_64(task: Task, meter: Meter) -> None:
+    """The same in chunks of no more than the others' batches."""
+    own = {"kafka_bootstrap": task.bootstrap, "group": task.group, "topic_outputs": task.source}
+    await _guardline(Settings(**own, chunk_records=BATCH), task, meter)
+
+
+async def _guardline(settings: Settings, task: Task, meter: Meter) -> None:
+    settle_garbage_collection()
     app = build_app(settings)
     publisher = KafkaPublisher(settings.kafka_bootstrap)
-    handler: Any = NullHandler(task, meter, publisher)
+    handler: Any = NullHandler(task, meter)
 
     async def fail(error: BaseException) -> None:
         raise error
 
     agent = ScreenAgent(
-        handler, in_flight=settings.chunks_in_flight, max_bytes=settings.bytes_in_flight, on_failure=fail
+        handler,
+        publisher,
+        pace=app.transport.pace,
+        in_flight=settings.chunks_in_flight,
+        max_bytes=settings.bytes_in_flight,
+        on_failure=fail,
     )
 
     async def screen(stream: Any) -> None:
@@ -200,7 +214,7 @@ async def guardline(task: Task, meter: Meter) -> None:
     await publisher.close()
 
 
-CONSUMERS = {"aiokafka": aiokafka, "faust-take": faust_take, "guardline": guardline}
+CONSUMERS = {"aiokafka": aiokafka, "faust-take": faust_take, "guardline": guardline, "guardline-64": guardline_64}
 
 
 async def run(task: Task) -> None:

@@ -13,9 +13,11 @@ from monitor.errors import DeadLetterLimit, ModelMismatch, ScorerFailed
 from monitor.events import EventFactory, Topics
 from monitor.memory import MemoryStore
 from monitor.models.switch import ModelSwitch, Serving
+from monitor.pace import ChunkPace
 from monitor.package import ModelPackage
 from monitor.publisher import Event
 from monitor.screening import Screening, VerdictStore
+from monitor.turns import OrderedPublisher, Turn
 from monitor.types import MessageVerdict, ModelScores
 from tests.monitor.fakes import (
     OFF_TOPIC,
@@ -84,7 +86,7 @@ class Harness:
         )
 
     async def handle(self, *records: ConsumerRecord) -> None:
-        await self.handler.handle(records)
+        await self.handler.handle(records, OrderedPublisher(self.publisher).turn(0))
 
     def on(self, topic: str) -> list[Event]:
         return self.publisher.on(topic)
@@ -388,7 +390,7 @@ class Gate:
         self.waiting: dict[Any, asyncio.Event] = {}
         self._then = then
 
-    async def handle(self, records: Any, before: asyncio.Task[None] | None) -> None:
+    async def handle(self, records: Any, turn: Turn) -> None:
         self.waiting[records] = asyncio.Event()
         await self.waiting[records].wait()
         self._then(records)
@@ -408,13 +410,23 @@ class Name(str):
         return own
 
 
-def agent(handler: Any, in_flight: int = 2, max_bytes: int = 1000) -> tuple[Callable[[Any], Any], list[BaseException]]:
+def agent(
+    handler: Any, publisher: RecordingPublisher | None = None, *, in_flight: int = 2, max_bytes: int = 1000
+) -> tuple[Callable[[Any], Any], list[BaseException]]:
     failures: list[BaseException] = []
 
     async def on_failure(error: BaseException) -> None:
         failures.append(error)
 
-    return ScreenAgent(handler, in_flight=in_flight, max_bytes=max_bytes, on_failure=on_failure), failures
+    own = ScreenAgent(
+        handler,
+        publisher or RecordingPublisher(),
+        pace=ChunkPace(512),
+        in_flight=in_flight,
+        max_bytes=max_bytes,
+        on_failure=on_failure,
+    )
+    return own, failures
 
 
 async def test_a_chunk_is_acknowledged_only_after_its_events_are_published() -> None:
@@ -427,7 +439,7 @@ async def test_a_chunk_is_acknowledged_only_after_its_events_are_published() -> 
             return await super().publish(events)
 
     harness = Harness(publisher=Logging())
-    screen, failures = agent(harness.handler)
+    screen, failures = agent(harness.handler, harness.publisher)
     stream = FakeStream([FakeEvent(message(0, UNSAFE), log=log)])
     await screen(stream)
     await settle()
@@ -523,7 +535,7 @@ async def test_chunks_of_a_partition_publish_in_turn_although_they_are_screened_
             return await super().score(texts)
 
     harness = Harness(scorer=FirstIsSlow())
-    screen, failures = agent(harness.handler)
+    screen, failures = agent(harness.handler, harness.publisher)
     await screen(FakeStream([FakeEvent(message(0, SAFE)), FakeEvent(message(1, UNSAFE))]))
     await settle()
     await asyncio.sleep(0.01)
@@ -533,16 +545,12 @@ async def test_chunks_of_a_partition_publish_in_turn_although_they_are_screened_
 
 async def test_cancel_gives_up_what_is_unfinished() -> None:
     gate = Gate()
-    own = ScreenAgent(gate, in_flight=2, max_bytes=1000, on_failure=_never)  # type: ignore[arg-type]
+    own, _ = agent(gate)
     event = FakeEvent(Name("chunk"))
     await own(FakeStream([event]))
     await settle()
     await own.cancel()
     assert not event.acked
-
-
-async def _never(error: BaseException) -> None:
-    raise AssertionError(error)
 
 
 async def test_nonsense_from_the_model_ends_as_a_dead_letter_and_does_not_block_the_partition() -> None:

@@ -23,6 +23,7 @@ import pytest
 from faust.types import TP
 
 from monitor.embedded_broker import ApiKey, EmbeddedBroker
+from monitor.pace import ChunkPace
 from monitor.transport import ChunkConsumer, PartitionLedger, round_robin
 from tests.fixtures_kafka import Broker, committed_offsets, consume_all, produce
 
@@ -267,7 +268,7 @@ class _RewoundConsumer(ChunkConsumer):
     """Fetches four records, and finds its position set back after the first chunk of two."""
 
     app = SimpleNamespace(consumer_generation_id=1)
-    transport = SimpleNamespace(chunk_records=2)
+    transport = SimpleNamespace(pace=ChunkPace(2))
     should_stop = False
     positions = iter([4, 2])
 
@@ -312,7 +313,7 @@ class _ThreadlessConsumer(ChunkConsumer):
 
 def test_round_robin_serves_every_partition_in_turn() -> None:
     fetched = {"a": [1, 2, 3, 4, 5], "b": [6], "c": [], "d": [7, 8, 9]}
-    assert list(round_robin(fetched, 2)) == [
+    assert list(round_robin(fetched, ChunkPace(2))) == [
         ("a", [1, 2]),
         ("b", [6]),
         ("d", [7, 8]),

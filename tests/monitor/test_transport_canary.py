@@ -13,6 +13,7 @@ from typing import Any
 
 import faust.transport
 import pytest
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.consumer.consumer import AIOKafkaConsumer
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import Assignment, SubscriptionState, TopicPartitionState
@@ -20,7 +21,9 @@ from faust.app.base import App
 from faust.tables.recovery import Recovery
 from faust.transport.consumer import Consumer, Fetcher
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Producer
+from faust.transport.drivers.aiokafka import Consumer as DriverConsumer
 from faust.types.tuples import ConsumerMessage, Message
+from mode.threads import ServiceThread
 
 # Each with what the transport takes for granted.
 FINGERPRINTS: list[tuple[Callable[..., Any], str, str]] = [
@@ -64,6 +67,12 @@ FINGERPRINTS: list[tuple[Callable[..., Any], str, str]] = [
         AIOKafkaConsumerThread._fetch_records,
         "39a2c6c79fc1455a",
         "records and position advance together",
+    ),
+    (DriverConsumer._new_consumer_thread, "0870ec53dea75083", "makes the thread from these arguments"),
+    (
+        ServiceThread.__init__,
+        "82979878990cdff5",
+        "leaves a loop that it was given open, unless told otherwise",
     ),
     (SubscriptionState.fetch_context, "ff2a654dca239cfe", "an empty one ends the time without a fetch"),
 ]
@@ -130,4 +139,6 @@ def test_instance_attributes_exist() -> None:
     assert "self._subscription = " in sources[1]
     assert "self._coordinator = " in inspect.getsource(AIOKafkaConsumer.start)
     assert "self._coordination_task = " in inspect.getsource(GroupCoordinator)
+    assert "self._client = " in sources[1]
+    assert "self.unauthorized_topics = " in inspect.getsource(ClusterMetadata)
     assert "self.highwater = " in inspect.getsource(TopicPartitionState.__init__)

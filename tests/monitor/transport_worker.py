@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import faust
 from aiokafka import ConsumerRecord
 
+from monitor.pace import ChunkPace
 from monitor.transport import ChunkTransport
 
 
@@ -88,7 +89,7 @@ def new_app(options: Options) -> App:
         web_enabled=False,
     )
     if options.mode == "chunks":
-        transport = ChunkTransport(app.conf.broker_consumer, app, chunk_records=32, drain_timeout=options.drain)
+        transport = ChunkTransport(app.conf.broker_consumer, app, pace=ChunkPace(32), drain_timeout=options.drain)
         app.transport = app.producer_transport = transport
     return app
 
