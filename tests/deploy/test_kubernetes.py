@@ -50,6 +50,7 @@ def build(overlay: str) -> str:
     return done.stdout
 
 
+@cache
 def cluster(overlay: str) -> Cluster:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return Cluster(
