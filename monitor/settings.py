@@ -82,6 +82,9 @@ class Settings(BaseSettings):
     audit_path: Path | None = Field(
         default=None, description="Folder that holds the audit log; else `guardline audit` wants --topic."
     )
+    audit_actions: bool = Field(
+        default=False, description="Tell that log of promotions and rollbacks; no model changes without Kafka then."
+    )
     audit_key: SecretStr | None = Field(
         default=None, description="Secret that turns names of people in the audit log into pseudonyms (HMAC-SHA256)."
     )
@@ -236,6 +239,11 @@ class Settings(BaseSettings):
         default=None, ge=1, le=65535, description="Serve /metrics, /live and /ready here; default: not."
     )
     metrics_host: str = Field(default="127.0.0.1", description="Address of that port.")
+    otlp_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="Export a span for each message to this OTLP/HTTP collector, as http://collector:4318.",
+    )
     stall_timeout: float = Field(
         default=300, gt=0, description="Seconds without progress on waiting records after which /live says no."
     )

@@ -120,7 +120,10 @@ def _replay(own: Settings) -> Grants:
 
 def _models(own: Settings) -> Grants:
     return Grants(
-        (_read(own.topic_shadow, "what champion and challenger decided"),),
+        (
+            _read(own.topic_shadow, "what champion and challenger decided"),
+            *([_write(own.topic_audit_events, "promotions, for the audit log")] if own.audit_actions else []),
+        ),
         _redis(
             own,
             RedisGrant(
@@ -129,6 +132,28 @@ def _models(own: Settings) -> Grants:
         )
         if own.models_file is None
         else (),
+    )
+
+
+def _audit(own: Settings) -> Grants:
+    """Of a log in a folder; `docs/audit.md` has what one in a topic needs beside."""
+    return Grants(
+        (
+            _read(own.topic_flags, "what it records"),
+            _read(own.topic_review, "what it records"),
+            _read(own.topic_feedback, "what it records"),
+            _read(own.topic_audit_events, "what it records"),
+            _group(f"{own.group}.audit", "its partitions and how far it came"),
+        )
+    )
+
+
+def _feedback(own: Settings) -> Grants:
+    return Grants(
+        (
+            _read(own.topic_feedback, "decisions to export"),
+            _read(own.topic_outputs, "statements, with --with-text; `guardline audit reproduce` reads messages"),
+        )
     )
 
 
@@ -144,4 +169,6 @@ def components(
         "alerts": _alerts(settings, review=alerts_review, deadletter=alerts_deadletter),
         "replay": _replay(settings),
         "models": _models(settings),
+        "audit": _audit(settings),
+        "feedback": _feedback(settings),
     }

@@ -7,6 +7,8 @@ pointer stays where it was and the model in use serves on; graphs that Triton re
 from __future__ import annotations
 
 import asyncio
+import getpass
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,14 +17,14 @@ import grpc
 from tritonclient.utils import InferenceServerException
 
 from monitor.connections.triton import triton_client, triton_tls
-from monitor.errors import ConfigurationError, ModelMismatch, ScorerUnavailable
-from monitor.factory import build_screening
+from monitor.errors import ConfigurationError, GuardlineError, ModelMismatch, ScorerUnavailable
+from monitor.factory import build_publisher, build_screening
 from monitor.memory import MemoryStore
 from monitor.models.canaries import require
 from monitor.models.pointer import Alias, Choice, ModelPointer
 from monitor.models.switch import incompatible
 from monitor.models.triton_repository import install, withdraw
-from monitor.package import EncoderSpec, ModelPackage, VerifierSpec
+from monitor.package import MANIFEST, EncoderSpec, ModelPackage, VerifierSpec, sha256_file
 from monitor.settings import Settings
 
 Say = Callable[[str], None]
@@ -104,13 +106,53 @@ def _choice(package: ModelPackage, why: str) -> Choice:
     )  # fmt: skip
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"uid {os.getuid()}"
+
+
+async def _note(kind: str, alias: Alias, choice: Choice, settings: Settings) -> None:
+    """Tell the audit log, where the settings say so, before the pointer moves.
+
+    Raises:
+        GuardlineError: the broker did not take it in time (fails closed).
+    """
+    if not settings.audit_actions:
+        return
+    from monitor.audit.trail import PublishedTrail  # which needs Kafka's client
+
+    publisher = build_publisher(settings)
+    trail = PublishedTrail(publisher, settings.topic_audit_events, source="guardline/models")
+    details = {"alias": alias.value, "sha256": sha256_file(choice.path / MANIFEST), "why": choice.why[:200]}
+    try:
+        async with asyncio.timeout(settings.publish_timeout):
+            await trail.record(kind, actor=_user(), subject=choice.model, details=details)
+    except TimeoutError as error:
+        raise GuardlineError(
+            f"Kafka did not take the entry for the audit log in {settings.publish_timeout:.0f} s, so no model changed: "
+            "bring it back, or set GUARDLINE_AUDIT_ACTIONS=false"
+        ) from error
+    finally:
+        await publisher.close()
+
+
 async def promote(
-    path: Path, alias: Alias, pointer: ModelPointer, settings: Settings, *, why: str, say: Say
+    path: Path,
+    alias: Alias,
+    pointer: ModelPointer,
+    settings: Settings,
+    *,
+    why: str,
+    say: Say,
+    kind: str = "promotion",
 ) -> ModelPackage:
-    """Let an alias stand for the package at `path`.
+    """Let an alias stand for the package at `path`; `kind` is what the audit log calls that.
 
     Raises:
         ConfigurationError: there is no package, or a setting is missing.
+        GuardlineError: the audit log is to be told, and cannot be.
         ModelMismatch: the package is not whole, is for another guideline, or fails its canaries.
         ScorerUnavailable, StoreUnavailable: Triton or the pointer's store does not answer.
     """
@@ -123,9 +165,11 @@ async def promote(
         await load_into_triton(package, settings, say)
     count = await verify(package, settings)
     say(f"{count} canaries decided as at export" if count else "the package carries no canaries: not checked by any")
+    choice = _choice(package, why)
+    await _note(kind, alias, choice, settings)
     if alias is Alias.CHAMPION and not history:
         await pointer.move(alias, _choice(current, "in use before the first promotion"))
-    await pointer.move(alias, _choice(package, why))
+    await pointer.move(alias, choice)
     return package
 
 
@@ -140,4 +184,4 @@ async def rollback(pointer: ModelPointer, settings: Settings, *, why: str, say: 
     before = next((c for c in history[1:] if c.model != history[0].model), None)
     if before is None:
         raise ConfigurationError("there is no champion before this one: `guardline models` shows what was promoted")
-    return await promote(before.path, Alias.CHAMPION, pointer, settings, why=why, say=say)
+    return await promote(before.path, Alias.CHAMPION, pointer, settings, why=why, say=say, kind="rollback")

@@ -21,6 +21,7 @@ from monitor.models.pointer import Alias, Choice, FilePointer
 from monitor.package import ModelPackage
 from monitor.settings import DEFAULT_MODEL, load_settings
 from tests.audit.logs import START, recorded
+from tests.audit.packages import another_version
 from tests.e2e.worker import Topics as WorkerTopics
 from tests.e2e.worker import Worker, collect
 from tests.fixtures_kafka import CHECKOUT, Broker, produce
@@ -131,17 +132,6 @@ def test_what_differs_is_named(tmp_path: Path, message: Path) -> None:
     assert (result.exit_code, "different: score, category" in result.stdout) == (1, True)
     assert reproduced(other, log, "--message", message)["recomputed"] is None
     assert "no such statement" in run(other, log, "--message", message).stdout
-
-
-def another_version(folder: Path) -> Path:
-    """Make a package of the same files and another version."""
-    manifest = json.loads((DEFAULT_MODEL / "manifest.json").read_bytes())
-    for name in manifest["files"]:
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.symlink_to(DEFAULT_MODEL / name)
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"version": "other"}))
-    return folder
 
 
 @pytest.mark.model
