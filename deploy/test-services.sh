@@ -20,3 +20,12 @@ if ! command -v promtool > /dev/null || ! command -v amtool > /dev/null; then
     echo "prometheus and prometheus-alertmanager are not installed: their tests will be skipped." >&2
   fi
 fi
+if [ ! -d tests/schemas/node/node_modules/@asyncapi/parser ]; then
+  if command -v npm > /dev/null; then
+    echo "Installing AsyncAPI's parser (npm) ..."
+    npm install --prefix tests/schemas/node --silent --no-package-lock --ignore-scripts --no-audit --no-fund ||
+      echo "AsyncAPI's parser was not installed: its test will be skipped." >&2
+  else
+    echo "npm is not installed: the test with AsyncAPI's parser will be skipped." >&2
+  fi
+fi
