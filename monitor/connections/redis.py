@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
@@ -13,15 +16,14 @@ from monitor.errors import AccessDenied, ConfigurationError
 from monitor.settings import Settings
 
 
-def redis_client(settings: Settings, *, timeout: float = 1.0) -> Redis:
-    """Return a client that connects lazily; `timeout` in seconds to connect, and to wait for an answer.
+def _options(settings: Settings, timeout: float) -> dict[str, Any]:
+    """Return what both kinds of client are made with.
 
     Raises:
-        ConfigurationError: the URL is none of Redis', or a certificate cannot be read.
+        ConfigurationError: certificates were turned off in the URL, or one cannot be read.
     """
-    url = settings.redis_url.get_secret_value()
-    parts = urlsplit(url)
-    tls: dict[str, Any] = {}
+    options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+    parts = urlsplit(settings.redis_url.get_secret_value())
     if parts.scheme == "rediss":
         if "ssl_" in parts.query:
             raise ConfigurationError(
@@ -30,19 +32,45 @@ def redis_client(settings: Settings, *, timeout: float = 1.0) -> Redis:
             )
         files = redis_certificates(settings)
         files.context()  # says what is wrong with the files; Redis' client only would when it connects
-        tls = {
+        options |= {
             "ssl_ca_certs": str(files.ca) if files.ca else None,
             "ssl_certfile": str(files.certificate) if files.certificate else None,
             "ssl_keyfile": str(files.key) if files.key else None,
             "ssl_cert_reqs": "required",
             "ssl_check_hostname": True,
         }
+    return options
+
+
+@contextmanager
+def _checked_url() -> Iterator[None]:
     try:
-        return Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, **tls)
+        yield
     except ValueError as error:  # its text may repeat the URL, and with it the password
         raise ConfigurationError(
             "GUARDLINE_REDIS_URL is not a URL of Redis: give redis://[user:password@]host:port/0, or rediss:// for TLS"
         ) from error.with_traceback(None)
+
+
+def redis_client(settings: Settings, *, timeout: float = 1.0) -> Redis:
+    """Return a client that connects lazily; `timeout` in seconds to connect, and to wait for an answer.
+
+    Raises:
+        ConfigurationError: the URL is none of Redis', or a certificate cannot be read.
+    """
+    with _checked_url():
+        return Redis.from_url(settings.redis_url.get_secret_value(), **_options(settings, timeout))
+
+
+def blocking_redis_client(settings: Settings, *, timeout: float = 5.0) -> BlockingRedis:
+    """Return the same for code that runs in threads; answers are texts.
+
+    Raises:
+        ConfigurationError: as above.
+    """
+    url, options = settings.redis_url.get_secret_value(), _options(settings, timeout)
+    with _checked_url():
+        return BlockingRedis.from_url(url, decode_responses=True, **options)
 
 
 def redis_address(settings: Settings) -> str:
