@@ -80,7 +80,7 @@ docs: $(STAMP) ## Build the documentation site into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "build/site/index.html"
 
-reference: $(STAMP) ## Write the reference pages again: settings, command line, metrics
+reference: $(STAMP) ## Write the reference pages again: settings, command line, metrics, Python
 	$(BIN)/python docs/reference/generate.py
 
 format: $(STAMP) ## Rewrite the code in its one format

@@ -1,4 +1,4 @@
-"""Write the reference pages that say what the code says: settings, command line, metrics.
+"""Write the reference pages that say what the code says: settings, command line, metrics, Python.
 
     python docs/reference/generate.py     (make reference)
 
@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 from collections.abc import Iterator
@@ -126,7 +127,57 @@ Served at `/metrics` on `GUARDLINE_METRICS_PORT`. Times are in seconds, and no l
 {chr(10).join(sorted(tables, key=lambda t: (not t.startswith("## monitor"), t)))}"""
 
 
-PAGES = {"settings.md": settings, "cli.md": command_line, "metrics.md": metrics}
+def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> str:
+    arguments = ast.unparse(node.args).removeprefix("self, ").removeprefix("self")
+    returns = f" -> {ast.unparse(node.returns)}" if node.returns and node.name != "__init__" else ""
+    kind = "async " if isinstance(node, ast.AsyncFunctionDef) else ""
+    read = any(isinstance(d, ast.Name) and d.id == "property" for d in node.decorator_list)
+    return f"```python\n{kind}{name}{'' if read else f'({arguments})'}{returns}\n```"
+
+
+def _described(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    return f"```text\n{ast.get_docstring(node)}\n```"
+
+
+def _object(module: str, name: str) -> str:
+    """Return what is said of a class or function, read from its source: what it imports need not be installed."""
+    path = Path(monitor.__file__).parents[1] / Path(*module.split(".")).with_suffix(".py")
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    node = next(n for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == name)
+    parts = [f"## {name}\n\nFrom `{module}`.\n", ""]
+    if isinstance(node, ast.FunctionDef):
+        return "\n".join([parts[0], _signature(node, name), "", _described(node), ""])
+    methods = [n for n in node.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    made = next((n for n in methods if n.name == "__init__"), None)
+    parts[1] = f"{_signature(made, name)}\n\n{_described(node)}\n" if made else f"{_described(node)}\n"
+    shown = [m for m in methods if not m.name.startswith("_")]
+    parts.extend(f"{_signature(m, f'{name}.{m.name}')}\n\n{_described(m)}\n" for m in shown)
+    return "\n".join(parts)
+
+
+#: What programs of others import.
+PUBLIC = (
+    ("monitor.producers.producer", "OutputProducer"),
+    ("monitor.producers.producer", "shared_producer"),
+    ("monitor.producers.litellm", "GuardlineLogger"),
+    ("monitor.producers.langchain", "GuardlineHandler"),
+    ("monitor.producers.openai", "wrap"),
+    ("monitor.producers.opentelemetry", "GuardlineSpanProcessor"),
+)
+
+
+def python() -> str:
+    """Return the page of what programs of others import."""
+    return f"""{_NOTE}
+# Python
+
+What a platform imports to publish its answers. Consumers need nothing of Guardline's: flags are JSON, with schemas in
+`docs/schemas`. Everything else may change with any version.
+
+{chr(10).join(_object(module, name) for module, name in PUBLIC)}"""
+
+
+PAGES = {"settings.md": settings, "cli.md": command_line, "metrics.md": metrics, "python.md": python}
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ def generate() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["settings.md", "cli.md", "metrics.md"])
+@pytest.mark.parametrize("page", ["settings.md", "cli.md", "metrics.md", "python.md"])
 def test_a_page_is_what_the_code_says(generate: ModuleType, page: str) -> None:
     written = (REFERENCE / page).read_text(encoding="utf-8")
     assert written == generate.PAGES[page](), f"docs/reference/{page} is stale: make reference"
