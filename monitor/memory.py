@@ -6,6 +6,7 @@ Where it differs from Redis: it is private to the process and forgets on exit; e
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 
@@ -13,7 +14,8 @@ class MemoryStore:
     """A `VerdictStore` in a dictionary."""
 
     def __init__(self, capacity: int = 100_000) -> None:
-        self._values: dict[str, bytes] = {}
+        # A plain dict looks for its first entry among those that were deleted, longer each time.
+        self._values: OrderedDict[str, bytes] = OrderedDict()
         self._capacity = capacity
 
     async def get(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -24,7 +26,7 @@ class MemoryStore:
         """Remember values; beyond the capacity the oldest go."""
         self._values.update(values)
         while len(self._values) > self._capacity:
-            del self._values[next(iter(self._values))]
+            self._values.popitem(last=False)
 
     async def close(self) -> None:
         """Nothing to release."""

@@ -8,10 +8,10 @@
     triton-N        the same requests to the bundled tritonserver over gRPC
 
 Statements are those of the shipped answers, in stream order. Rounds alternate, so that a machine that slows down slows
-all of them, and each measures the fp32 matrix product on all cores anew. `fraction_of_peak` is the FLOPs that the
-statements' own tokens need (24 h^2 a token and layer, and 4 h t for the attention over t tokens) over that product;
-eight bits can be above 1. `ratio_to_in_process` sets `triton-N` against `in-process-N`, and all else against `int8`,
-which is what the monitor does by itself. Medians of rounds.
+all of them, and each measures the fp32 matrix product on all cores anew (the best of two libraries and six sizes).
+`fraction_of_peak` is the FLOPs that the statements' own tokens need (24 h^2 a token and layer, and 4 h t for the
+attention over t tokens) over that product; eight bits can be above 1. `ratio_to_in_process` sets `triton-N` against
+`in-process-N`, and all else against `int8`, which is what the monitor does by itself. Medians of rounds.
 
 OpenVINO is not among them: in fp32 it was no faster than the fused graph.
 """
@@ -23,14 +23,16 @@ import asyncio
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import onnxruntime
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer
 
 from monitor.batching import BatchLimits
@@ -52,8 +54,11 @@ from trainer.statements.corpus import load_answers
 _CORPUS = Path(__file__).parents[2] / "trainer" / "data" / "corpus"
 _REQUESTS = (1, 32, 128)
 _BASELINE = "int8"
-#: Rows and columns of the product that is the peak.
-_SIDE = 2048
+#: Products whose best is the peak: torch's of square matrices, and ONNX Runtime's of a batch's tokens with weights of
+#: the encoder's sizes. No library is the fastest at every size on every processor.
+_SIDES = (512, 1024, 2048)
+_LAYERS = ((1024, 384, 384), (1024, 384, 1536), (1024, 1536, 384))
+_TRIES = 5
 #: As they come: nothing is sorted, nothing split.
 _ARRIVAL = BatchLimits(max_tokens=10**9, max_padding=1.0, max_rows=32, window=32)
 #: A request is alone: nobody's company is waited for.
@@ -75,15 +80,45 @@ class Case:
             await self.encoder.score(texts[start : start + self.size])
 
 
-def peak() -> float:
-    """Return the fp32 matrix product on all cores, FLOP/s: the best of five."""
-    a, b = torch.rand(_SIDE, _SIDE), torch.rand(_SIDE, _SIDE)
-    best = float("inf")
-    for _ in range(5):
+class Peak:
+    """The fp32 matrix product on all cores, FLOP/s: the best of several sizes and of both libraries."""
+
+    def __init__(self) -> None:
+        self._squares = [(torch.rand(side, side), torch.rand(side, side)) for side in _SIDES]
+        self._layers = [(_product(*shape), np.random.rand(*shape[:2]).astype(np.float32), shape) for shape in _LAYERS]
+
+    def __call__(self) -> float:
+        """Measure it now."""
+        best = 0.0
+        for a, b in self._squares:
+            best = max(best, 2 * len(a) ** 3 / _least(lambda a=a, b=b: torch.mm(a, b)))
+        for session, rows, (m, k, n) in self._layers:
+            best = max(best, 2 * m * k * n / _least(lambda s=session, x=rows: s.run(None, {"x": x})))
+        return best
+
+
+def _least(call: Callable[[], object]) -> float:
+    """Return the seconds of the quickest of a few calls."""
+    seconds = []
+    for _ in range(_TRIES):
         started = time.perf_counter()
-        torch.mm(a, b)
-        best = min(best, time.perf_counter() - started)
-    return 2 * _SIDE**3 / best
+        call()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def _product(m: int, k: int, n: int) -> onnxruntime.InferenceSession:
+    """Return a graph of one product: rows fp32 [m, k] with weights [k, n]."""
+    weights = numpy_helper.from_array(np.random.rand(k, n).astype(np.float32), "w")
+    value = {
+        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", [m, k]), ("y", [m, n]))
+    }
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], "product", [value["x"]], [value["y"]], [weights]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
 def useful_flops(config: object, tokenizer: Tokenizer, texts: Sequence[str]) -> float:
@@ -110,7 +145,7 @@ def _texts(count: int) -> list[str]:
     return [s.normalised for row in load_answers(_CORPUS) for s in segment(row["text"])][:count]
 
 
-async def _round(cases: Sequence[Case], texts: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
+async def _round(cases: Sequence[Case], texts: Sequence[str], peak: Peak) -> tuple[dict[str, float], dict[str, float]]:
     """Return the seconds of each case, and the peak beside it: the better of before and after."""
     seconds, peaks = {}, {}
     before = await asyncio.to_thread(peak)
@@ -156,7 +191,8 @@ async def measure(statements: int, rounds: int) -> list[dict[str, object]]:
             cases += [Case(beside, own, size, beside), Case(f"triton-{size}", served, size, beside)]
         for case in cases:
             await case.run(texts[:32])
-        measured = [await _round(cases, texts) for _ in range(rounds)]
+        peak = Peak()
+        measured = [await _round(cases, texts, peak) for _ in range(rounds)]
     own_flops = useful_flops(model.transformer.config, tokenizer, texts)
     return [
         {

@@ -3,8 +3,8 @@
 Plain aiokafka `getmany` + `send`, Quix Streams, stock Faust `take` and Guardline's transport, agent and publisher, side
 by side on one broker: 500-byte JSON parsed with orjson, 1% flagged, flags acknowledged by all replicas, offsets
 committed every second. All take batches of 64, but for `guardline`, whose chunks have the size that the monitor's would
-have. The model is null and the screening is left out, so this is the price of the plumbing alone. Every consumer of every round is a
-process of its own with a fresh group over the same backlog; rounds alternate.
+have. The model is null and the screening is left out, so this is the price of the plumbing alone. Every consumer of
+every round is a process of its own with a fresh group over the same backlog; rounds alternate.
 
 CPU is user and system time of all threads of the consumer, from after the warm-up to the last message; the broker's is
 not in it. `ratio_to_aiokafka` is the median of the rounds' own ratios.
