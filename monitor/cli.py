@@ -19,7 +19,7 @@ _GROUP = "guardline.commands"
 #: In the order of use; commands of other distributions follow.
 _ORDER = (
     "demo", "check", "intake", "monitor", "alerts", "console", "canary", "feedback", "audit", "replay", "models",
-    "promote", "rollback", "train", "package", "evaluate", "guideline-diff", "acls", "schemas", "doctor",
+    "promote", "rollback", "train", "package", "evaluate", "retrain", "guideline-diff", "acls", "schemas", "doctor",
 )  # fmt: skip
 _HELP = {
     "demo": "Train a model if there is none, then screen a stream of LLM answers live.",
@@ -38,6 +38,7 @@ _HELP = {
     "train": "Train a model package from a guideline and its corpus.",
     "package": "Make a model package for a guideline without training on it.",
     "evaluate": "Print how a run's model does, or several runs; import reviewers' labels.",
+    "retrain": "Let a challenger learn reviewers' decisions, and promote it if it is better and nowhere worse.",
     "guideline-diff": "Tell two versions of a guideline apart, and which statements that affects.",
     "acls": "Print the Kafka and Redis grants that each component needs, and no more.",
     "schemas": "Write JSON Schemas of all events, and the AsyncAPI document of the topics.",

@@ -192,6 +192,19 @@ class CanarySpec(_Part):
     score: float
 
 
+class LineageSpec(_Part):
+    """Where a retrained package comes from, and what its gate said of it."""
+
+    parent: str = Field(description="Name and version of the champion that it was held against.")
+    start: str = Field(description="The weights that training started from: champion or pretrained.")
+    profile: str
+    decisions: int = Field(description="Settled decisions that it has learnt from.")
+    decisions_sha256: str
+    learnt: int = Field(description="Of those, decided right afterwards.")
+    gate: str = Field(description="passed or refused.")
+    differences: dict[str, float] = Field(description="Challenger minus champion on the large frozen sets, by metric.")
+
+
 class Manifest(_Part):
     """Everything about a model but its weights."""
 
@@ -213,6 +226,7 @@ class Manifest(_Part):
     combination: CombinationSpec | None = None
     canaries: list[CanarySpec] = []
     evaluation: list[EvaluationSummary]
+    lineage: LineageSpec | None = None
     files: dict[str, str] = Field(description="SHA-256 of each file, by path in the package.")
 
 

@@ -122,6 +122,22 @@ def plot_intervals(rows: Sequence[Metric], names: Sequence[str], metric: str) ->
     return figure
 
 
+def plot_differences(names: Sequence[str], differences: Sequence[tuple[float, float, float, float]]) -> Figure:
+    """Plot (difference, low, high, margin) as points with intervals, a line each, beside minus the margin."""
+    with mpl.rc_context(_STYLE):
+        figure, axis = _panel((4.8, 0.9 + 0.4 * len(names)))
+        for y, (value, low, high, margin) in enumerate(differences):
+            colour = _PALETTE[0] if low > -margin else _PALETTE[6]
+            axis.hlines(y, low, high, color=colour, linewidth=1.5)
+            axis.plot([value], [y], "o", color=colour, markersize=5)
+            axis.vlines(-margin, y - 0.35, y + 0.35, color=_INK, linewidth=1, linestyle=":")
+        axis.set_yticks(range(len(names)), names)
+        axis.set_ylim(len(names) - 0.4, -0.6)
+        axis.axvline(0, color=_INK, linewidth=0.6)
+        axis.set(xlabel="challenger minus champion")
+    return figure
+
+
 def plot_roc(unsafe: Bools, p: Mapping[str, Doubles]) -> Figure:
     """Plot the receiver operating characteristic of every model."""
     with mpl.rc_context(_STYLE):

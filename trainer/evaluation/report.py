@@ -265,7 +265,7 @@ def _difficulty(table: _Rows) -> Section:
         if not own:
             continue
         figures += [
-            _svg(plots.plot_bars(own, metric, _STRATA, VOICES[split].capitalize()), f"{metric} by difficulty")
+            svg(plots.plot_bars(own, metric, _STRATA, VOICES[split].capitalize()), f"{metric} by difficulty")
             for metric in ("AUC", "recall")
         ]
         rows = [
@@ -303,9 +303,9 @@ def _curves(measured: Measured) -> Section:
         f"model would have an expected calibration error of {expected:.3f}, not 0: read the "
         f"{served} model's ECE against that.",
         [
-            _svg(plots.plot_roc(unsafe, p), "ROC curves; the areas are in the table above"),
-            _svg(plots.plot_precision_recall(unsafe, p), "Precision against recall"),
-            _svg(plots.plot_reliability(unsafe, reliable), "Share of unsafe statements against mean score"),
+            svg(plots.plot_roc(unsafe, p), "ROC curves; the areas are in the table above"),
+            svg(plots.plot_precision_recall(unsafe, p), "Precision against recall"),
+            svg(plots.plot_reliability(unsafe, reliable), "Share of unsafe statements against mean score"),
         ],
     )
 
@@ -320,7 +320,7 @@ def _map(measured: Measured) -> Section:
         return Section(title)
     own = [examples[i] for i in keep]
     figures = [
-        _svg(plots.plot_map(plots.project(measured.embeddings[model][keep], _SEED), own, name), f"{name}: a map")
+        svg(plots.plot_map(plots.project(measured.embeddings[model][keep], _SEED), own, name), f"{name}: a map")
         for model, name in ((FROZEN, "Before fine-tuning"), (CONTRASTIVE, "After"))
         if model in measured.embeddings
     ]
@@ -359,7 +359,7 @@ def _strata(table: _Rows, kind: str, title: str, text: str, limit: int | None = 
         f"{table.served.capitalize()} model by {kind}, {VOICES[Split.TEST_OOD]}, the lowest AUC first",
         [kind, "AUC", "F1", "recall", "specificity", "n"], rows, folded=True,
     )  # fmt: skip
-    return Section(title, text, [_svg(plots.plot_intervals(shown, names, "AUC"), f"AUC by {kind}")], [grid])
+    return Section(title, text, [svg(plots.plot_intervals(shown, names, "AUC"), f"AUC by {kind}")], [grid])
 
 
 def _twins(table: _Rows) -> Section:
@@ -385,7 +385,7 @@ def _twins(table: _Rows) -> Section:
 
 def _learning(table: _Rows) -> Section:
     figures = [
-        _svg(
+        svg(
             plots.plot_learning_curve(own, metric, VOICES[split].capitalize()),
             f"{metric} against the number of training statements, {VOICES[split]}",
         )
@@ -591,7 +591,8 @@ def _alignment_of_errors(judged: Sequence[Judged]) -> str:
 # The page
 
 
-def _svg(figure: Figure, label: str) -> Markup:
+def svg(figure: Figure, label: str) -> Markup:
+    """Return a figure as an element of a page; `label` is what a screen reader says."""
     return Markup(plots.to_svg(figure, label))  # noqa: S704 - matplotlib escapes the texts, `to_svg` the label
 
 
@@ -632,13 +633,17 @@ def _sections(measured: Measured, styles: tuple[Sequence[Metric], str]) -> list[
     return [s for s in sections if not s.empty or (unusable and s.title == _LEFT_OUT)]
 
 
-def render(manifest: Manifest, measured: Measured, styles: tuple[Sequence[Metric], str] = ((), "")) -> str:
-    """Return the page."""
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Return what renders the pages."""
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    return environment.get_template("report.html.j2").render(
+
+
+def render(manifest: Manifest, measured: Measured, styles: tuple[Sequence[Metric], str] = ((), "")) -> str:
+    """Return the page."""
+    return environment().get_template("report.html.j2").render(
         manifest=manifest,
         served=measured.served,
         summary=summary(measured.rows),

@@ -32,6 +32,7 @@ from monitor.package import (
     CorpusSpec,
     EncoderSpec,
     GuidelineSpec,
+    LogisticSpec,
     Manifest,
     ModelPackage,
     RecommendationSpec,
@@ -229,11 +230,14 @@ def run(
     settings: ExportSettings,
     classifier_settings: ClassifierSettings,
     progress: Progress,
+    *,
+    weighing: LogisticSpec | None = None,
 ) -> dict[str, Any]:
     """Run the stage; return what to say of it. The old package stays until the new one is complete.
 
     `vocabulary` is all text whose words the encoder must know, where it is trimmed. With a verifier the combination is
-    fitted here, on what the exported graphs give for the validation split of `examples`.
+    fitted here, on what the exported graphs give for the validation split of `examples`; `weighing`, what structured
+    claims are worth in it, on the training split where it is not given.
     """
     task = progress.add_task("export: encoder", total=3)
     folder.root.mkdir(parents=True, exist_ok=True)
@@ -274,11 +278,12 @@ def run(
         manifest = build_manifest(root, pack, recommendations, models, folder)
         if models.verifier is not None:
             progress.update(task, description="export: combination, on what the graphs give")
-            rules = {r.id: r.text for r in recommendations}
-            scoped = [e for e in examples[Split.TRAIN] if e.recommendation is not None]
-            weighing = combining.weigh_claims(
-                [(rules[str(e.recommendation)], e.text) for e in scoped], [e.label is Label.UNSAFE for e in scoped]
-            )
+            if weighing is None:
+                rules = {r.id: r.text for r in recommendations}
+                scoped = [e for e in examples[Split.TRAIN] if e.recommendation is not None]
+                weighing = combining.weigh_claims(
+                    [(rules[str(e.recommendation)], e.text) for e in scoped], [e.label is Label.UNSAFE for e in scoped]
+                )
             combined = combining.fit_served(
                 ModelPackage(root, manifest), examples[Split.VALIDATION], weighing, classifier_settings
             )

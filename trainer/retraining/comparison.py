@@ -17,14 +17,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TypeVar
 
 from monitor.package import ModelPackage
 from monitor.policy import judge
@@ -32,7 +29,6 @@ from monitor.types import StatementScore, Verdict
 from trainer.artifacts import fingerprint, read_json_lines, write_rows
 from trainer.evaluation import perturbations
 from trainer.evaluation.measures import strata
-from trainer.evaluation.messages import MessageOutcome
 from trainer.evaluation.stage import ServedModel
 from trainer.guideline.guidelines import Pack
 from trainer.retraining.settings import FrozenSettings
@@ -40,6 +36,7 @@ from trainer.statements import vignettes
 from trainer.statements.corpus import load_answers
 from trainer.types import Example, Label, Recommendation, Split
 
+Answer = TypeVar("Answer")
 #: Statements scored between two steps of the progress bar.
 _SLICE = 128
 
@@ -103,7 +100,7 @@ def _some(examples: Sequence[Example], most: int | None, seed: int) -> list[Exam
         return list(examples)
     names = sorted({e.family for e in examples})
     random.Random(seed).shuffle(names)
-    size = {name: 0 for name in names}
+    size = dict.fromkeys(names, 0)
     for example in examples:
         size[example.family] += 1
     kept: set[str] = set()
@@ -190,28 +187,8 @@ def draw(
     items += _pairs(pack, recommendations, tests, settings)
     items += _answers(pack, settings.answers, settings.seed)
     for suite, own in ((Suite.RECENT, recent), (Suite.LEARNT, learnt)):
-        items += [
-            Item(suite, e.id, e.family, (e.text,), e.label is Label.UNSAFE, (f"decided {e.label}",)) for e in own
-        ]
+        items += [Item(suite, e.id, e.family, (e.text,), e.label is Label.UNSAFE, (f"decided {e.label}",)) for e in own]
     return FrozenSets(tuple(items))
-
-
-class Served(Protocol):
-    """What judges: `trainer.evaluation.stage.ServedModel`."""
-
-    served: str
-
-    def thresholds(self, path: str) -> Any:
-        """Return the thresholds of a path."""
-
-    async def score(self, texts: Sequence[str]) -> list[StatementScore]:
-        """Return scores of statements."""
-
-    async def judge(self, rows: Sequence[Mapping[str, Any]]) -> list[MessageOutcome]:
-        """Screen whole answers."""
-
-    async def close(self) -> None:
-        """Release the sessions."""
 
 
 async def _judged(served: ServedModel, sets: FrozenSets, advance: Callable[[int], None]) -> list[Judgement]:
@@ -255,12 +232,19 @@ class Compared:
     sets: FrozenSets
     champion: list[Judgement]
     challenger: list[Judgement]
-    notes: list[str] = field(default_factory=list)
 
-    def arrays(self, of: Sequence[Judgement], places: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Return probabilities, fp64 [n], and flags, bool [n], of some items."""
-        own = [of[i] for i in places]
-        return np.array([j.p for j in own], dtype=np.float64), np.array([j.flagged for j in own], dtype=bool)
+
+def asked(package: ModelPackage, question: Callable[[ServedModel], Awaitable[Answer]]) -> Answer:
+    """Ask a package as it is served; its sessions last for one question."""
+
+    async def run() -> Answer:
+        served = ServedModel(package)
+        try:
+            return await question(served)
+        finally:
+            await served.close()
+
+    return asyncio.run(run())
 
 
 def load(file: Path) -> list[Judgement]:
@@ -280,17 +264,10 @@ def judged(package: ModelPackage, sets: FrozenSets, file: Path, advance: Callabl
 
     The file's name has to say which package and which sets.
     """
-    if file.exists() and len(found := load(file)) == len(sets.items):
+    if file.exists() and len(known := load(file)) == len(sets.items):
         advance(size(sets))
-        return found
-    async def run() -> list[Judgement]:
-        served = ServedModel(package)
-        try:
-            return await _judged(served, sets, advance)
-        finally:
-            await served.close()
-
-    found = asyncio.run(run())
+        return known
+    found = asked(package, lambda served: _judged(served, sets, advance))
     write_rows(
         file,
         (
@@ -298,4 +275,4 @@ def judged(package: ModelPackage, sets: FrozenSets, file: Path, advance: Callabl
             for i, j in zip(sets.items, found, strict=True)
         ),
     )
-    return [Judgement(round(j.p, 6), j.flagged, j.right) for j in found]
+    return load(file)

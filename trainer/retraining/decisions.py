@@ -128,7 +128,9 @@ def _example(row: ExportedRow) -> Example:
     )
 
 
-def families(examples: Sequence[Example], names: Sequence[str] = (), jaccard: float = LeakageSettings().jaccard) -> dict[str, str]:
+def families(
+    examples: Sequence[Example], names: Sequence[str] = (), jaccard: float = LeakageSettings().jaccard
+) -> dict[str, str]:
     """Return the family of each example by id: those that nearly repeat each other, named by the first of them.
 
     `names` are those of the treatment, read as one; `jaccard` is of three-word shingles, as for leakage.
@@ -183,9 +185,7 @@ def assign(
     usable = [_example(row) for row in rows if row.id not in refused]
     family = families(usable, names)
     usable = [replace(e, family=family[e.id]) for e in usable]
-    touched = {
-        family[c.id]: c.reason for c in decontaminate(usable, evaluation, guideline, names=names)
-    }
+    touched = {family[c.id]: c.reason for c in decontaminate(usable, evaluation, guideline, names=names)}
     side: dict[str, Part] = {}
     for example in usable:
         earlier = before.get(example.id)
@@ -217,9 +217,7 @@ def load(path: Path) -> list[Settled]:
     for content in read_json_lines(path):
         row = ExportedRow.model_validate(content)
         example = replace(_example(row), family=content["family"])
-        result.append(
-            Settled(example, row.decision, row.decided_at, Part(content["part"]), content["reason"], row)
-        )
+        result.append(Settled(example, row.decision, row.decided_at, Part(content["part"]), content["reason"], row))
     return result
 
 

@@ -8,15 +8,15 @@ noninferiority and equivalence randomized trials", JAMA 2012):
 more than the margin can have been lost. An interval that reaches beyond it refuses, whether the loss is real or the set
 is too small to tell (fails closed).
 
-*Must not be worse.* Difficulties, categories, recommendations, styles, kinds of pairs are many and small. To ask proof of
-each would refuse every challenger, and to look for a difference in each at 95% would find one by chance. There a loss
-refuses if its estimate exceeds the fine margin and it is certain: the upper end of an interval that holds for all of
-them at once (Bonferroni; normal, with the bootstrap's standard error) lies below zero.
+*Must not be worse.* Difficulties, categories, recommendations, styles, kinds of pairs are many and small. To ask proof
+of each would refuse every challenger, and to look for a difference in each at 95% would find one by chance. There a
+loss refuses if its estimate exceeds the fine margin and it is certain: the upper end of an interval that holds for all
+of them at once (Bonferroni; normal, with the bootstrap's standard error) lies below zero.
 
 *Decisions.* Of those learnt, at least as many are decided right as before; of those kept, not fewer.
 
-What has too few statements or families shows nothing, and the result says so. Where no large set could show anything the
-challenger is refused.
+What has too few statements or families shows nothing, and the result says so. Where no large set could show anything
+the challenger is refused.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ from trainer.retraining.comparison import Compared, Judgement, Suite
 from trainer.retraining.settings import FrozenSettings, GateSettings
 from trainer.settings import EvaluationSettings
 
+#: Its artefact in the folder of a retraining.
+FILE = "gate.json"
+
+
 class Outcome(StrEnum):
     """What one comparison says."""
 
@@ -42,12 +46,14 @@ class Outcome(StrEnum):
     WORSE = "worse"  # refuses
     NOT_SHOWN = "not shown"  # too few to tell
 
+
 class Rule(StrEnum):
     """Which rule a comparison is under."""
 
     SHOWN = "must be shown"
     NOT_WORSE = "must not be worse"
     DECISIONS = "decisions"
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -69,6 +75,7 @@ class Finding:
     families: int
     rule: Rule
     outcome: Outcome
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -97,6 +104,7 @@ class Verdict:
             "findings": [asdict(f) for f in self.findings],
         }
 
+
 AUC, BALANCE, PASSED, RIGHT = "AUC", "balanced accuracy, as served", "not flagged", "decided right"
 #: What is measured of the suites; statements have two metrics.
 _METRICS = {
@@ -112,6 +120,7 @@ _METRICS = {
 _LARGE = (Suite.HEARD, Suite.UNHEARD, Suite.OUTSIDE)
 _DECIDED = (Suite.RECENT, Suite.LEARNT)
 
+
 def _values(metric: str, unsafe: NDArray[np.bool_], own: Sequence[Judgement], counts: Counts) -> Doubles:
     """Return a metric of each bootstrap sample, fp64 [samples]; NaN where it is not defined."""
     flagged = np.array([j.flagged for j in own], dtype=bool)
@@ -120,6 +129,7 @@ def _values(metric: str, unsafe: NDArray[np.bool_], own: Sequence[Judgement], co
     if metric == BALANCE:
         return measure(unsafe, flagged.astype(np.float64), counts)["balanced accuracy"]
     return share(~flagged if metric == PASSED else np.array([j.right for j in own], dtype=bool), counts)
+
 
 @dataclass(frozen=True, slots=True)
 class _Paired:
@@ -135,12 +145,14 @@ class _Paired:
     families: int
     both: bool  # statements of both labels are enough for the metric
 
+
 def _strata(compared: Compared, suite: Suite) -> dict[str, list[int]]:
     places = compared.sets.of(suite)
     result = {"all": places}
     for name in dict.fromkeys(s for i in places for s in compared.sets.items[i].strata):
         result[name] = [i for i in places if name in compared.sets.items[i].strata]
     return result
+
 
 def _pairs(compared: Compared, settings: GateSettings, frozen: FrozenSettings) -> Iterator[_Paired]:
     bootstrap = EvaluationSettings(bootstrap=frozen.bootstrap, seed=frozen.seed)
@@ -162,12 +174,14 @@ def _pairs(compared: Compared, settings: GateSettings, frozen: FrozenSettings) -
                     len({i.family for i in items}), least >= settings.least // 2,
                 )  # fmt: skip
 
+
 def _finding(own: _Paired, rule: Rule, margin: float, outcome: Outcome, low: float, high: float) -> Finding:
     return Finding(
         own.suite.value, own.stratum, own.metric, round(own.champion, 4), round(own.challenger, 4),
         round(own.challenger - own.champion, 4), round(low, 4), round(high, 4), margin, own.n, own.families, rule,
         outcome,
     )  # fmt: skip
+
 
 def _interval(own: _Paired) -> tuple[float, float]:
     """Return the 95% percentile interval of the difference."""
@@ -176,6 +190,7 @@ def _interval(own: _Paired) -> tuple[float, float]:
         return float("-inf"), float("inf")
     low, high = np.percentile(samples, [2.5, 97.5])
     return float(low), float(high)
+
 
 def _judged(own: _Paired, settings: GateSettings, comparisons: int) -> Finding:
     """Return what one comparison says; `comparisons` is how many the interval of small strata has to hold for."""
@@ -198,6 +213,7 @@ def _judged(own: _Paired, settings: GateSettings, comparisons: int) -> Finding:
     outcome = Outcome.NOT_SHOWN if few else Outcome.WORSE if lost else Outcome.HOLDS
     return _finding(own, Rule.NOT_WORSE, settings.fine_margin, outcome, low, high)
 
+
 def _in_words(finding: Finding) -> str:
     place = finding.suite if finding.stratum == "all" else f"{finding.suite}, {finding.stratum}"
     return (
@@ -206,18 +222,18 @@ def _in_words(finding: Finding) -> str:
         f"n {finding.n}"
     )
 
+
 def decide(compared: Compared, settings: GateSettings, frozen: FrozenSettings) -> Verdict:
     """Return what the rules say of a challenger."""
     pairs = list(_pairs(compared, settings, frozen))
     fine = sum(not (p.stratum == "all" and p.suite in _LARGE) and p.suite not in _DECIDED for p in pairs)
     # The strata of decisions repeat what "all" says of a few.
-    findings = [
-        _judged(p, settings, fine) for p in pairs if p.suite not in _DECIDED or p.stratum == "all"
-    ]
+    findings = [_judged(p, settings, fine) for p in pairs if p.suite not in _DECIDED or p.stratum == "all"]
     reasons = [_in_words(f) for f in findings if f.outcome is Outcome.WORSE]
     shown = [f for f in findings if f.rule is Rule.SHOWN]
     if not any(f.outcome is Outcome.HOLDS for f in shown) and not reasons:
         reasons.append("no frozen set has enough statements to show that nothing was lost")
     return Verdict(findings, reasons, settings)
+
 
 Say = Callable[[str], None]

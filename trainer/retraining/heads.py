@@ -64,7 +64,7 @@ def update(
     recommendations: Sequence[str],
     attraction: float,
 ) -> Classifier | None:
-    """Return the champion's heads after a step towards the examples; thresholds and calibration are still the champion's.
+    """Return the champion's heads after a step towards the examples; thresholds and calibration stay as they were.
 
     Both the head that scores and the alignment take it, since a wrong recommendation is a decision, too. None where the
     head has a hidden layer or one pair of classes for all: such a head is fitted anew.

@@ -2,10 +2,10 @@
 
 With Redis the lock is redis-py's (one key with an expiry, released by its token only:
 https://redis.io/docs/latest/develop/use/patterns/distributed-locks/), renewed by a thread while work goes on. Its value
-is the holder, so that the next one can say who holds it. A process that was held up longer than the expiry has lost the
-lock and may not know it yet; so the pointer is only moved behind `require`, which renews first: what follows has the
-whole expiry for a write that takes a second. Where the store is memory it is a lock of the operating system on a file in
-the run folder, which a killed process gives back.
+is the holder, so that the next one can say who holds it. A process that was held up longer than the expiry has lost
+the lock and may not know it yet; so the pointer is only moved behind `require`, which renews first: what follows has
+the whole expiry for a write that takes a second. Where the store is memory it is a lock of the operating system on a
+file in the run folder, which a killed process gives back.
 
 Fails closed: without an answer of Redis nothing is retrained.
 """
@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
-from redis import Redis
 from redis.exceptions import LockError, RedisError
 
+from monitor.connections.redis import blocking_redis_client, denied
 from monitor.errors import GuardlineError, StoreUnavailable
 from monitor.settings import Settings
 
@@ -56,7 +56,8 @@ class Held(Protocol):
 
 def holder() -> str:
     """Return who this is, for people: host, process, since when; unique."""
-    return f"{socket.gethostname()} process {os.getpid()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC {uuid4().hex[:8]}"
+    since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{socket.gethostname()}, process {os.getpid()}, since {since} ({uuid4().hex[:8]})"
 
 
 class _InRedis:
@@ -96,8 +97,8 @@ class _InRedis:
 
 
 @contextmanager
-def _redis(url: str) -> Iterator[Held]:
-    client = Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5, decode_responses=True)
+def _redis(settings: Settings) -> Iterator[Held]:
+    client = blocking_redis_client(settings)
     lock = client.lock(_KEY, timeout=EXPIRY, blocking=False, thread_local=False)
     try:
         if not lock.acquire(token=holder()):
@@ -109,7 +110,7 @@ def _redis(url: str) -> Iterator[Held]:
             with suppress(LockError, RedisError):  # expired; the next one waits no longer for it
                 lock.release()
     except RedisError as error:
-        raise StoreUnavailable(f"Redis does not answer, so nothing was retrained: {error}") from error
+        raise denied(error) or StoreUnavailable(f"Redis does not answer, so nothing goes on: {error}") from error
     finally:
         client.close()
 
@@ -146,7 +147,7 @@ def held(settings: Settings, run: Path) -> Iterator[Held]:
         StoreUnavailable: Redis does not answer.
     """
     if settings.store == "redis":
-        with _redis(settings.redis_url.get_secret_value()) as own:
+        with _redis(settings) as own:
             yield own
     else:
         with _file(run / "retraining" / "lock") as own:

@@ -25,11 +25,18 @@ class UpdateSettings:
     encoder_epochs: int = 0
     encoder_learning_rate: float = 2e-4
     verifier_epochs: int = 1
-    verifier_learning_rate: float = 5e-5
-    replay: int | None = 1000  # statements of the corpus, whole families; None: all of it
-    weight: int = 8  # times that a decision stands in the training split; a statement of the corpus stands there once
-    attraction: float = 3.0  # strength of the pull of the heads towards the champion's, see `heads`
+    verifier_learning_rate: float = 1e-4
+    replay: int | None = 300  # statements of the corpus, whole families; None: all of it
+    heads_replay: int = 1200  # the same for the heads, which are a thousand times cheaper
+    weight: int = 8  # times, at least, that a decision stands among them; a statement of the corpus stands there once
+    most: int = 32  # times, at most
+    share: float = 0.15  # of the replayed statements that decisions make up, where few of them have to be heard
+    attraction: float = 0.5  # strength of the pull of the heads towards the champion's, see `heads`
     seed: int = 17
+
+    def times(self, decisions: int, statements: int) -> int:
+        """Return how often each decision stands among so many statements."""
+        return min(max(round(self.share * statements / max(decisions, 1)), self.weight), self.most)
 
 
 @dataclass(frozen=True)

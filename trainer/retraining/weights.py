@@ -1,4 +1,4 @@
-"""The champion's weights, from its package alone, for training to go on from.
+"""The champion's weights, for training to go on from: from its package alone, else from the run that made it.
 
 A package holds ONNX graphs. The exporter keeps the names of vectors and of tables but folds a matrix and its
 transposition into a nameless constant, so a layer's matrix is found from its bias, which has its name: it is in the
@@ -6,12 +6,14 @@ product that the bias is added to. Eight-bit weights are spread to fp32, as thos
 (`trainer.verifier.shipped`). What was recovered is run beside the graph that it came from, and refused where the two
 differ by more than products of eight bits do.
 
-Fused graphs (fp32 and fp16 packages) have no such products left: there the run folder's own weights are needed.
+Fused graphs (fp32 and fp16 packages) have no such products left: there the run folder that the package lies in has to
+have the weights, and passes the same comparison.
 """
 
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +23,18 @@ from numpy.typing import NDArray
 from onnx import NodeProto, numpy_helper
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-
 from transformers import PreTrainedModel
 
 from monitor.errors import ConfigurationError
 from monitor.factory import build_scorer, build_verifier
 from monitor.package import TOKENIZER, ModelPackage
 from monitor.settings import Settings
+from trainer.artifacts import RunFolder
 from trainer.errors import ParityError
 from trainer.model import encoder
 from trainer.model.heads import JointHead
 from trainer.pipeline import SHIPPED
+from trainer.settings import Precision
 from trainer.verifier import crossencoder, shipped
 from trainer.verifier.pairs import RELATIONS, Relation
 
@@ -110,8 +113,8 @@ class _Weights:
             # A pooler that no output reads is in no graph.
             if own is None and ".pooler." not in f".{name}":
                 raise ConfigurationError(
-                    f"{self._path}: no {name} to go on training from: a fused graph holds it otherwise. Name the "
-                    "champion's run folder with --run, or train from --start pretrained"
+                    f"{self._path}: no {name} to go on training from (a fused graph holds it otherwise), and no run "
+                    "folder around the package that has it: train from --start pretrained"
                 )
             if own is not None:
                 found[name] = own
@@ -128,13 +131,7 @@ def _resize(transformer: PreTrainedModel, tokenizer: Tokenizer) -> None:
         transformer.config.pad_token_id = padding
 
 
-def recover_encoder(package: ModelPackage, path: Path) -> None:
-    """Write the encoder of a package to `path`, in the layout that `trainer.model.encoder` reads.
-
-    Raises:
-        ConfigurationError: the base is not at hand, or the graph is fused; the message says what to do instead.
-        ParityError: what was recovered does not give what the graph gives.
-    """
+def _recovered_encoder(package: ModelPackage, path: Path) -> None:
     spec = package.manifest.encoder
     model, _ = encoder.load_pretrained(spec.base)
     tokenizer = Tokenizer.from_file(str(package.tokenizer))
@@ -146,13 +143,7 @@ def recover_encoder(package: ModelPackage, path: Path) -> None:
     tokenizer.save(str(path / TOKENIZER), pretty=False)
 
 
-def recover_verifier(package: ModelPackage, path: Path) -> None:
-    """Write the verifier of a package to `path`, in the layout that `trainer.verifier.crossencoder` reads.
-
-    Raises:
-        ConfigurationError: the package has none, its base is not at hand, or the graph is fused.
-        ParityError: what was recovered does not give what the graph gives.
-    """
+def _recovered_verifier(package: ModelPackage, path: Path) -> None:
     spec = package.manifest.verifier
     if spec is None:
         raise ConfigurationError(f"{package.path}: no verifier to go on training from")
@@ -160,14 +151,62 @@ def recover_verifier(package: ModelPackage, path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(package.verifier_tokenizer))
     _resize(model.model, tokenizer)
     model.retokenised(tokenizer)
-    weights = _Weights(package.onnx(spec))
-    weights.fill(model, "encoder.")
+    _Weights(package.onnx(spec)).fill(model, "encoder.")
     reader = crossencoder.PairReader(model, tokenizer, max_length=spec.max_length)
     _require_alike(package, reader=reader)
     crossencoder.save(reader, path)
 
 
-def recover_head(package: ModelPackage) -> JointHead | None:
+def encoder_of(package: ModelPackage, path: Path) -> str:
+    """Write the encoder of a package to `path`, in the layout that `trainer.model.encoder` reads; say where it is from.
+
+    Raises:
+        ConfigurationError: neither the graph nor the run beside it gives the weights; the message says what to do.
+        ParityError: what was found does not give what the graph gives.
+    """
+    try:
+        _recovered_encoder(package, path)
+        return "from its graph"
+    except ConfigurationError:
+        beside = RunFolder(package.path.parent).encoder
+        if not (beside / "config.json").exists():
+            raise
+    own = encoder.load_pretrained(str(beside))
+    spec = package.manifest.encoder
+    _require_alike(package, embedder=encoder.Embedder(*own, max_length=spec.max_length, sub_batch=16))
+    shutil.copytree(beside, path)
+    return "from its run folder"
+
+
+def verifier_of(package: ModelPackage, path: Path) -> str:
+    """Do the same for the verifier, in the layout that `trainer.verifier.crossencoder` reads.
+
+    Raises:
+        ConfigurationError, ParityError: as for the encoder; or the package has no verifier.
+    """
+    try:
+        _recovered_verifier(package, path)
+        return "from its graph"
+    except ConfigurationError:
+        beside, spec = RunFolder(package.path.parent).verifier, package.manifest.verifier
+        if spec is None or not (beside / "config.json").exists():
+            raise
+    own = crossencoder.load(str(beside))
+    _require_alike(package, reader=crossencoder.PairReader(*own, max_length=spec.max_length))
+    shutil.copytree(beside, path)
+    return "from its run folder"
+
+
+def precision_of(package: ModelPackage) -> Precision:
+    """Return what a package's graphs compute in."""
+    graph = onnx.load(str(package.onnx(package.manifest.encoder))).graph
+    if any(node.op_type == "MatMulInteger" for node in graph.node):
+        return Precision.INT8
+    half = any(t.data_type == onnx.TensorProto.FLOAT16 for t in graph.initializer)
+    return Precision.FP16 if half else Precision.FP32
+
+
+def head_of(package: ModelPackage) -> JointHead | None:
     """Return the head that scores, with its calibration; None where the graph holds it otherwise."""
     weights, manifest = _Weights(package.onnx(package.manifest.encoder)), package.manifest
     shape = (len(manifest.recommendations), manifest.encoder.dimension)
@@ -222,5 +261,5 @@ def _require_alike(
     if not found <= TOLERANCE:
         raise ParityError(
             f"{package.path}: weights recovered from its graphs differ from them by {found:.3f} (limit {TOLERANCE}): "
-            "name the champion's run folder with --run, or train from --start pretrained"
+            "train from --start pretrained"
         )

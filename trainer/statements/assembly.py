@@ -136,7 +136,7 @@ def forecast_judge(
     )
 
 
-def _names(pack: Pack) -> list[str]:
+def names_of(pack: Pack) -> list[str]:
     """Return the one-word names of the treatment, which the checks read as the same."""
     return [name.lower() for name in pack.spec.names if name.isalpha()]
 
@@ -153,7 +153,7 @@ def _judged(
     if completer is None:
         return None
     # What the rules reject anyway is not paid for.
-    passed = {c.id for c in check(examples, recommendations, settings.checks.rules, _names(pack)) if c.ok}
+    passed = {c.id for c in check(examples, recommendations, settings.checks.rules, names_of(pack)) if c.ok}
     asked = [e for e in examples if e.id in passed]
     task = progress.add_task("corpus: judge", total=len(asked))
     return judge.judge(
@@ -199,7 +199,7 @@ def run(
         embed if settings.embedding_duplicates else None,
         [s.text for answer in answers for s in segment(str(answer["text"]))],
         judged,
-        _names(pack),
+        names_of(pack),
         settings.checks,
     )
     progress.advance(task)
