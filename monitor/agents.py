@@ -33,6 +33,7 @@ from monitor.pace import ChunkPace
 from monitor.publisher import Event, Publisher
 from monitor.records import MAX_STATEMENTS, ModelReference, event_id
 from monitor.screening import VerdictStore
+from monitor.tracing import ChunkTrace, NoTracing, Tracing
 from monitor.turns import OrderedPublisher, Turn
 from monitor.types import Message, MessageVerdict, Verdict
 
@@ -91,6 +92,7 @@ class ChunkHandler:
         attempts: int,
         failures: FailureLimit,
         observer: Observer | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._models = models
         self._store = store
@@ -98,6 +100,7 @@ class ChunkHandler:
         self._observer = observer
         self._attempts = attempts
         self._failures = failures
+        self._tracing = tracing or NoTracing()
 
     async def handle(self, records: Sequence[ConsumerRecord], turn: Turn) -> None:
         """Return when every event of every record was acknowledged by the broker; one model decides all of them.
@@ -106,9 +109,10 @@ class ChunkHandler:
             DeadLetterLimit: the worker has to stop; nothing of this chunk may be acknowledged.
         """
         async with self._models.use() as serving:
-            await self._handle(serving, records, turn)
+            with self._tracing.chunk() as trace:
+                await self._handle(serving, records, turn, trace)
 
-    async def _handle(self, serving: Serving, records: Sequence[ConsumerRecord], turn: Turn) -> None:
+    async def _handle(self, serving: Serving, records: Sequence[ConsumerRecord], turn: Turn, trace: ChunkTrace) -> None:
         started = monotonic()
         fresh = await self._not_done(serving, records)
         readable: list[_Readable] = []
@@ -116,15 +120,20 @@ class ChunkHandler:
         for record in fresh:
             try:
                 origin = f"{record.topic}-{record.partition}-{record.offset}"
-                readable.append((record, parse(record.value, record.headers, origin=origin)))
+                message = parse(record.value, record.headers, origin=origin)
             except InvalidMessage as error:
-                outcome.append((record, self._invalid(serving, record, error, stage="intake")))
+                outcome.append((record, self._invalid(serving, record, error, trace, stage="intake")))
+            else:
+                readable.append((record, message))
+                trace.begin(record, message)
         verdicts = await self._screen(serving, readable)
         for (record, _), verdict in zip(readable, verdicts, strict=True):
             if isinstance(verdict, InvalidMessage):
-                outcome.append((record, self._invalid(serving, record, verdict, stage="screening")))
+                outcome.append((record, self._invalid(serving, record, verdict, trace, stage="screening")))
             else:
-                outcome.append((record, self._decided(serving, record, verdict, started)))
+                trace.decided(record, verdict)
+                outcome.append((record, self._decided(serving, record, verdict, trace, started)))
+        trace.screened()
         if self._observer is not None:
             self._observer.offer(serving.model, [v for v in verdicts if isinstance(v, MessageVerdict)])
         await self._publish(serving, outcome, turn)
@@ -132,19 +141,21 @@ class ChunkHandler:
         metrics.PROCESS_SECONDS.observe(monotonic() - started)
 
     def _decided(
-        self, serving: Serving, record: ConsumerRecord, verdict: MessageVerdict, started: float
+        self, serving: Serving, record: ConsumerRecord, verdict: MessageVerdict, trace: ChunkTrace, started: float
     ) -> list[Event]:
         try:
-            events = serving.events.of_verdict(record, verdict)
+            events = serving.events.of_verdict(record, verdict, trace.headers(record))
         except Exception as error:
             _log.exception("message_failed", message_id=verdict.message.id)
             self._failures.count(monotonic())
             reason = InvalidMessage("processing_error", f"{type(error).__name__} in making its events")
-            return self._invalid(serving, record, reason, stage="events")
+            return self._invalid(serving, record, reason, trace, stage="events")
         _report(record, verdict, monotonic() - started)
         return events
 
-    def _invalid(self, serving: Serving, record: ConsumerRecord, error: InvalidMessage, *, stage: str) -> list[Event]:
+    def _invalid(
+        self, serving: Serving, record: ConsumerRecord, error: InvalidMessage, trace: ChunkTrace, *, stage: str
+    ) -> list[Event]:
         metrics.MESSAGES.labels("invalid").inc()
         metrics.DEAD_LETTERS.labels(error.reason).inc()
         _log.warning(
@@ -156,7 +167,8 @@ class ChunkHandler:
             reason=error.reason,
             detail=error.detail,
         )
-        return serving.events.of_invalid(record, error, stage=stage)
+        trace.invalid(record, error.reason)
+        return serving.events.of_invalid(record, error, stage=stage, trace=trace.headers(record))
 
     async def _screen(self, serving: Serving, readable: Sequence[_Readable]) -> list[MessageVerdict | InvalidMessage]:
         """Screen all messages together; when that fails for a reason of our own, each alone."""

@@ -35,6 +35,7 @@ from monitor.package import ModelPackage
 from monitor.publisher import KafkaPublisher
 from monitor.screening import VerdictStore
 from monitor.settings import Settings
+from monitor.tracing import Tracing, build_tracing
 from monitor.transport import ChunkConsumer, ChunkTransport
 
 _log = structlog.get_logger(__name__)
@@ -107,6 +108,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         await ensure_access(self._settings, scoring=True)
+        tracing = build_tracing(self._settings)
         store = build_store(self._settings)
         pointer = build_pointer(self._settings)
         publisher = build_publisher(self._settings)
@@ -114,7 +116,7 @@ class Worker:
         models = ModelSwitch(build, build(await self._first(pointer)))
         shadow = self._shadow(build, pointer, publisher)
         app = build_app(self._settings)
-        agent = self._wire(app, models, store, publisher, shadow)
+        agent = self._wire(app, models, store, publisher, shadow, tracing)
         health = Health(HEARTBEAT, lambda: cast("ChunkConsumer", app.consumer).progress(), self._settings.stall_timeout)
         beside = self._beside(models, pointer, shadow)
         port = None
@@ -131,7 +133,7 @@ class Worker:
         await asyncio.gather(*beside, return_exceptions=True)
         # Only now: a chunk that still works needs all of them.
         await agent.cancel()
-        for own in (shadow, publisher, models, store, pointer):
+        for own in (shadow, publisher, models, store, pointer, tracing):
             if own is not None:
                 await own.close()
         if port is not None:
@@ -192,6 +194,7 @@ class Worker:
         store: VerdictStore,
         publisher: KafkaPublisher,
         observer: Shadow | None,
+        tracing: Tracing,
     ) -> ScreenAgent:
         own = self._settings
         handler = ChunkHandler(
@@ -201,6 +204,7 @@ class Worker:
             attempts=own.attempts,
             failures=FailureLimit(own.failures_per_minute),
             observer=observer,
+            tracing=tracing,
         )
         agent = ScreenAgent(
             handler,
@@ -273,6 +277,7 @@ async def _measure(consumer: ChunkConsumer) -> None:
     """Keep the gauges of progress current, for ever."""
     while True:
         partitions = consumer.progress()
+        metrics.LAG.clear()  # what was said of partitions that are another worker's now
         for p in partitions:
             metrics.LAG.labels(p.topic, str(p.partition)).set(p.lag)
         waiting = [p.oldest for p in partitions if p.oldest is not None]

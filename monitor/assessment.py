@@ -17,6 +17,7 @@ from monitor import claims, metrics
 from monitor.alignment import Aligned, Alignment
 from monitor.combination import apply, choose_candidates, evidence_index, gather
 from monitor.package import CombinationSpec, Manifest
+from monitor.tracing import stage
 from monitor.types import Evidence, ModelScores, StatementScore
 
 #: Sums of floats depend on who else is in the batch, in the seventh digit or so. A redelivered message should get the
@@ -80,7 +81,8 @@ class Assessment:
             ScorerFailed: one of them answered with an error or nonsense.
             ModelMismatch: one of them is another model than the package's.
         """
-        scores = await self._scorer.score(texts)
+        with stage("encode", len(texts)):
+            scores = await self._scorer.score(texts)
         aligned = self.alignment.align(scores.embeddings)
         fast = self._fast(aligned, scores)
         if self._verifier is None or self._spec is None:
@@ -124,7 +126,8 @@ class Assessment:
         """Read each text beside its candidates, and combine what was found."""
         candidates = choose_candidates(aligned.recommendations, spec.candidates, spec.mass)
         pairs = [(self._texts[k], text) for text, own in zip(texts, candidates, strict=True) for k in own]
-        found = await verifier.verify(pairs) if pairs else np.zeros((0, 2), dtype=np.float32)
+        with stage("verify", len(pairs)):
+            found = await verifier.verify(pairs) if pairs else np.zeros((0, 2), dtype=np.float32)
         stated = [claims.read(text) for text in texts]
         readings = gather(
             aligned.recommendations,

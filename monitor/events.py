@@ -32,10 +32,10 @@ from monitor.records import (
     statement_records,
     timestamp,
 )
+from monitor.tracing import incoming
 from monitor.types import Message, MessageVerdict, Verdict
 
 _SOURCE = "guardline/monitor"
-_TRACE = ("traceparent", "tracestate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,11 @@ class EventFactory:
         self._thresholds = thresholds
         self._include_text = include_text
 
-    def of_verdict(self, record: ConsumerRecord, verdict: MessageVerdict) -> list[Event]:
-        """Return flags, reviews and, where wanted, the audit record of one input."""
+    def of_verdict(self, record: ConsumerRecord, verdict: MessageVerdict, trace: Headers | None = None) -> list[Event]:
+        """Return flags, reviews and, where wanted, the audit record of one input.
+
+        They carry `trace` (W3C), by default the trace context that came in.
+        """
         events = []
         message = verdict.message
         key = (message.conversation_id or message.id).encode("utf-8", "replace")
@@ -75,12 +78,17 @@ class EventFactory:
                     received_at=timestamp(record.timestamp),
                     include_text=self._include_text,
                 )
-                events.append(_event(topic, key, flag, flag.id, type_, record, message))
-        return events + self._audit(record, verdict, None)
+                events.append(_event(topic, key, flag, flag.id, type_, record, message, trace))
+        return events + self._audit(record, verdict, None, trace)
 
-    def of_invalid(self, record: ConsumerRecord, error: InvalidMessage, *, stage: str = "intake") -> list[Event]:
-        """Return the dead letter and, where wanted, the audit record of an input that failed."""
-        return [self.dead_letter(record, error, stage=stage), *self._audit(record, None, error.reason)]
+    def of_invalid(
+        self, record: ConsumerRecord, error: InvalidMessage, *, stage: str = "intake", trace: Headers | None = None
+    ) -> list[Event]:
+        """Return the dead letter and, where wanted, the audit record of an input that failed.
+
+        `trace` as in `of_verdict`; a dead letter has its record's own headers, whatever they are.
+        """
+        return [self.dead_letter(record, error, stage=stage), *self._audit(record, None, error.reason, trace)]
 
     def dead_letter(self, record: ConsumerRecord, error: InvalidMessage, *, stage: str, payload: bool = True) -> Event:
         """Return the dead letter: original key, value and headers to the byte, and why, in further headers.
@@ -108,7 +116,9 @@ class EventFactory:
         key = origin if record.key is None and record.value is None else record.key
         return Event(self._topics.deadletter, key, record.value, tuple(record.headers) + why)
 
-    def _audit(self, record: ConsumerRecord, verdict: MessageVerdict | None, reason: str | None) -> list[Event]:
+    def _audit(
+        self, record: ConsumerRecord, verdict: MessageVerdict | None, reason: str | None, trace: Headers | None
+    ) -> list[Event]:
         if self._topics.verdicts is None:
             return []
         message = verdict.message if verdict else None
@@ -128,7 +138,7 @@ class EventFactory:
             received_at=timestamp(record.timestamp),
         )
         key = message.id.encode("utf-8", "replace") if message else record.key
-        return [_event(self._topics.verdicts, key, audit, audit.id, VERDICT_TYPE, record, message)]
+        return [_event(self._topics.verdicts, key, audit, audit.id, VERDICT_TYPE, record, message, trace)]
 
 
 def _event(
@@ -139,6 +149,7 @@ def _event(
     type_: str,
     record: ConsumerRecord,
     message: Message | None,
+    trace: Headers | None,
 ) -> Event:
     attributes: dict[str, Any] = {
         "ce_specversion": "1.0",
@@ -153,10 +164,9 @@ def _event(
         "content-type": "application/json",
     }
     headers: Headers = tuple((name, str(value).encode()) for name, value in attributes.items())
-    trace = tuple((name, value) for name, value in record.headers if name in _TRACE)
-    if not trace and message is not None:
-        trace = message.trace
-    return Event(topic, key, model.model_dump_json().encode(), headers + trace)
+    return Event(
+        topic, key, model.model_dump_json().encode(), headers + (incoming(record, message) if trace is None else trace)
+    )
 
 
 def origin_of(headers: Iterable[tuple[str, bytes | None]]) -> Origin | None:

@@ -15,8 +15,9 @@ from monitor.memory import MemoryStore
 from monitor.models.switch import ModelSwitch, Serving
 from monitor.pace import ChunkPace
 from monitor.package import ModelPackage
-from monitor.publisher import Event
+from monitor.publisher import Event, Headers
 from monitor.screening import Screening, VerdictStore
+from monitor.tracing import Tracing
 from monitor.turns import OrderedPublisher, Turn
 from monitor.types import MessageVerdict, ModelScores
 from tests.monitor.fakes import (
@@ -69,6 +70,7 @@ class Harness:
         audit: bool = True,
         failures: int = 60,
         events: type[EventFactory] = EventFactory,
+        tracing: Tracing | None = None,
     ) -> None:
         self.scorer = scorer or FakeScorer()
         self.publisher = publisher or RecordingPublisher()
@@ -83,6 +85,7 @@ class Harness:
             publisher=self.publisher,
             attempts=2,
             failures=FailureLimit(failures),
+            tracing=tracing,
         )
 
     async def handle(self, *records: ConsumerRecord) -> None:
@@ -176,10 +179,12 @@ async def test_a_message_that_fails_inside_guardline_harms_no_other() -> None:
 
 async def test_a_message_whose_events_cannot_be_made_harms_no_other() -> None:
     class Buggy(EventFactory):
-        def of_verdict(self, record: ConsumerRecord, verdict: MessageVerdict) -> list[Event]:
+        def of_verdict(
+            self, record: ConsumerRecord, verdict: MessageVerdict, trace: Headers | None = None
+        ) -> list[Event]:
             if record.offset == 1:
                 raise RuntimeError("a bug")
-            return super().of_verdict(record, verdict)
+            return super().of_verdict(record, verdict, trace)
 
     harness = Harness(events=Buggy, failures=1)
     await harness.handle(message(0, UNSAFE), message(1, UNSAFE), message(2, SAFE))
