@@ -106,6 +106,35 @@ def _alerts(own: Settings, *, review: bool, deadletter: str) -> Grants:
     )
 
 
+def _console(own: Settings) -> Grants:
+    return Grants(
+        (
+            _read(own.topic_flags, "what reviewers look at"),
+            _read(own.topic_review, "what reviewers look at"),
+            _read(own.topic_outputs, "texts, while a reviewer looks at them"),
+            _read(own.topic_feedback, "decisions, of other consoles too"),
+            _group(f"{own.group}.console", "its partitions and how far it came"),
+            _write(own.topic_feedback, "decisions"),
+            _write(own.topic_audit_events, "logins and reveals, for the audit log"),
+        ),
+        _redis(
+            own,
+            RedisGrant(
+                ("guardline:console:*",),
+                ("hset", "hgetall", "expireat", "del", "zadd", "zrange", "zrangebyscore", "zrem", "xadd", "xread",
+                 "xrevrange", "set", "exists", "multi", "exec"),
+                write=True,
+                why="flags without text, decisions, sessions that were ended",
+            ),
+            *(
+                [RedisGrant(_MODELS, ("lrange",), write=False, why="which model's recommendations reviewers name")]
+                if own.models_file is None
+                else []
+            ),
+        ),
+    )  # fmt: skip
+
+
 def _replay(own: Settings) -> Grants:
     return Grants(
         (
@@ -167,6 +196,7 @@ def components(
     return {
         "monitor": _monitor(settings),
         "alerts": _alerts(settings, review=alerts_review, deadletter=alerts_deadletter),
+        "console": _console(settings),
         "replay": _replay(settings),
         "models": _models(settings),
         "audit": _audit(settings),
