@@ -1,4 +1,4 @@
-# The training job, with torch: gigabytes, and only for `docker compose run --rm trainer`. From the repository's root:
+# Training and retraining, with torch: gigabytes, and only for jobs. From the repository's root:
 #   docker build --file deploy/trainer.Dockerfile --tag guardline-trainer:0.1.0 .
 FROM python:3.11.14-slim-bookworm AS build
 WORKDIR /src
@@ -8,7 +8,7 @@ COPY trainer trainer
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv /opt/guardline \
     && pip wheel --no-deps --wheel-dir /wheels . \
-    && /opt/guardline/bin/pip install --constraint constraints.txt "$(ls /wheels/guardline-*.whl)[trainer]"
+    && /opt/guardline/bin/pip install --constraint constraints.txt "$(ls /wheels/guardline-*.whl)[trainer,monitor]"
 
 FROM python:3.11.14-slim-bookworm
 # The same ids as in the monitor's image, because both have the volume /runs.

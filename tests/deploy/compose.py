@@ -407,7 +407,7 @@ def dockerfiles(d: Deployment) -> Iterator[str]:
             yield f"{path}: starts {words}, which is not a command of guardline"
     for name, service in _services(d).items():
         words = _command(service)
-        if service.get("build") and words and words[0] not in d.commands:
+        if service.get("build") and "entrypoint" not in service and words and words[0] not in d.commands:
             yield f"{name}: starts {words[0]}, which is not a command of guardline"
 
 
@@ -425,8 +425,9 @@ def model(d: Deployment) -> Iterator[str]:
             yield f"{name}: loads every model it finds"
         if "/v2/health/ready" not in " ".join(strings(server.get("healthcheck", {}))):
             yield f"{name}: its health check does not ask whether its models are loaded"
-        if _option(server, "model-repository") != package:
-            yield f"{name}: serves {_option(server, 'model-repository')}, the monitor reads {package}"
+        repository = str(monitor.get("environment", {}).get("GUARDLINE_TRITON_REPOSITORY"))
+        if _option(server, "model-repository") != repository:
+            yield f"{name}: serves {_option(server, 'model-repository')}, packages are promoted to {repository}"
         if url != f"{name}:{_option(server, 'grpc-port')}":
             yield f"monitor: GUARDLINE_TRITON_URL {url} is not the gRPC port of {name}"
         devices = server.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])

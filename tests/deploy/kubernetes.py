@@ -272,7 +272,7 @@ def _addresses(c: Cluster, workload: Workload) -> Iterator[tuple[str, int]]:
 
 
 _COMPONENT = "app.kubernetes.io/component"
-_REDIS_USERS = {"monitor", "alerts", "console", "canary"}
+_REDIS_USERS = {"monitor", "alerts", "console", "canary", "retraining"}
 _KAFKA = "GUARDLINE_KAFKA_BOOTSTRAP"
 
 
@@ -325,6 +325,8 @@ def network(c: Cluster) -> Iterator[str]:
                 number = _pod_port(target, inside) if target is not None and inside is not None else None
                 if target is None or number is None:
                     yield f"{workload.name}: {host}:{port}: the service {name} has no such port"
+                elif target.name == workload.name:
+                    continue
                 elif not _lets_out(c, workload, target, number):
                     yield f"{workload.name}: may not reach {host}:{port}"
                 elif not _lets_in(c, workload, target, number):

@@ -91,6 +91,7 @@ def _services(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("triton/ports", ["127.0.0.1:9092:8001"], "port 9092 is also published by kafka"),
         ("triton/image", "nvcr.io/nvidia/tritonserver:latest", "is not pinned"),
         ("triton/healthcheck", None, "triton: has no health check"),
+        ("triton/command", ["tritonserver", "--model-repository=/runs/x"], "packages are promoted to /runs/triton"),
         ("triton/deploy", None, "triton: reserves no GPU"),
         ("triton/command", ["tritonserver", "--load-model=classifier"], "loads classifier"),
         ("topics/restart", "unless-stopped", "waits for the end of topics"),
