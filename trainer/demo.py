@@ -2,7 +2,8 @@
 
 Trains a model if there is none, opens the embedded broker, starts a real `guardline monitor` as a process of its own,
 publishes whole LLM answers to the input topic and shows what comes back on the others: flags as they arrive, then how
-they agree with the labels of the answers. The demo talks to the worker as any platform would, over Kafka.
+they agree with the labels of the answers. The demo talks to the worker as any platform would, over Kafka. Beside it
+runs the review console, whose login links it prints.
 """
 
 from __future__ import annotations
@@ -44,7 +45,13 @@ _ROLES = {
     "REVIEW": "safety.review",
     "VERDICTS": "safety.verdicts",
     "DEADLETTER": "safety.deadletter",
+    "FEEDBACK": "safety.feedback",
+    "AUDIT_EVENTS": "safety.audit.events",
 }
+#: What the demo watches; the console has the others to itself.
+_WATCHED = ("FLAGS", "REVIEW", "VERDICTS", "DEADLETTER")
+#: Two, because a decision counts when a second reviewer agrees.
+_REVIEWERS = ("anna", "ben")
 _TOPICS = {topic: 4 if role == "OUTPUTS" else 1 for role, topic in _ROLES.items()}
 #: Inputs that no platform means to send and every platform sends some day.
 _BROKEN = (b'{"id": "broken-1", "text": ', b'{"id": "broken-2"}', b'{"id": "broken-3", "text": 7}')
@@ -127,8 +134,10 @@ def _train(console: Console) -> None:
 
 
 @asynccontextmanager
-async def _worker(bootstrap: str, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run `guardline monitor` against the embedded broker; end it with SIGTERM, as a platform would."""
+async def _running(
+    bootstrap: str, log: Path, *arguments: str, stdout: int | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a command of Guardline against the embedded broker; end it with SIGTERM, as a platform would."""
     environment = {
         # Settings of the user's own deployment are not the demo's.
         **{name: value for name, value in os.environ.items() if not name.startswith("GUARDLINE_")},
@@ -145,8 +154,8 @@ async def _worker(bootstrap: str, log: Path) -> AsyncIterator[asyncio.subprocess
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "monitor", "monitor", env=environment, stdout=file, stderr=file,
-            start_new_session=True,  # Ctrl-C is for the demo, which then stops the worker in order
+            sys.executable, "-m", "monitor", *arguments, env=environment, stdout=stdout or file, stderr=file,
+            start_new_session=True,  # Ctrl-C is for the demo, which then stops the others in order
         )  # fmt: skip
         try:
             yield process
@@ -158,6 +167,19 @@ async def _worker(bootstrap: str, log: Path) -> AsyncIterator[asyncio.subprocess
                         await process.wait()
                 except TimeoutError:
                     process.kill()
+
+
+async def _greet(process: asyncio.subprocess.Process, console: Console, log: Path) -> None:
+    """Print the login links of the review console as soon as it answers; the demo goes on without it, too."""
+    said = process.stdout
+    lines = [(await said.readline()).decode().split() for _ in range(1 + len(_REVIEWERS))] if said else []
+    links = [line for line in lines if len(line) == 2][1:]
+    if not links:
+        console.print(f"The review console did not start; see {log}")
+        return
+    console.print("Review console, while the demo runs; each link logs in once, best in a browser profile of its own:")
+    for name, link in links:
+        console.print(f"  as {name}:  {link}", soft_wrap=True)
 
 
 async def _publish(
@@ -306,6 +328,7 @@ def _summary(answers: Sequence[Answer], tally: Tally, log: Path, console: Consol
         ("model package", str(_TRAINED)),
         ("report", str(_REPORT)),
         ("worker's log", str(log)),
+        ("review console", "`guardline demo` keeps it open; docs/console.md tells about it"),
     ):
         lines.add_row(f"[bold]{name}[/bold]", value)
     console.print(_agreement(answers, tally))
@@ -320,19 +343,28 @@ def _summary(answers: Sequence[Answer], tally: Tally, log: Path, console: Consol
 async def _run(console: Console, rate: float, *, once: bool) -> None:
     answers = load_answers()
     texts = {a.id: a.text for a in answers}
-    log = DEFAULT_RUN / "demo" / "worker.log"
+    log, desk_log = (DEFAULT_RUN / "demo" / name for name in ("worker.log", "console.log"))
     tally = Tally()
     with EmbeddedBroker(topics=_TOPICS) as broker:
         consumer = AIOKafkaConsumer(
-            *[t for t in _TOPICS if t != "llm.outputs"],
+            *[_ROLES[role] for role in _WATCHED],
             bootstrap_servers=broker.bootstrap,
             auto_offset_reset="earliest",
         )
         producer = AIOKafkaProducer(bootstrap_servers=broker.bootstrap, acks="all")
-        async with _worker(broker.bootstrap, log) as process, producer, consumer:
+        reviewers = [option for name in _REVIEWERS for option in ("--one-time-link", name)]
+        async with (
+            _running(broker.bootstrap, log, "monitor") as process,
+            _running(
+                broker.bootstrap, desk_log, "console", "--port", "0", *reviewers, stdout=asyncio.subprocess.PIPE
+            ) as desk,
+            producer,
+            consumer,
+        ):
             total = len(answers) + len(_BROKEN) if once else None
             console.print(f"Screening {len(answers)} LLM answers from topic llm.outputs, {rate:.0f} a second. Flags:")
             publishing = asyncio.create_task(_publish(producer, answers, rate, tally, once=once))
+            greeting = asyncio.create_task(_greet(desk, console, desk_log))
             try:
                 await _watch(consumer, process, tally, texts, total, console, log)
                 await publishing
@@ -340,6 +372,7 @@ async def _run(console: Console, rate: float, *, once: bool) -> None:
                 console.print("Stopping.")  # Ctrl-C: the summary of what was seen follows
             finally:
                 publishing.cancel()
+                greeting.cancel()
     if console.is_terminal:
         console.print(_flag_table(tally.flags[-_FLAGS_SHOWN:], texts, "The last flags"))
     _summary(answers, tally, log, console)

@@ -100,7 +100,18 @@ def _row(alias: Alias, choice: Choice, *, current: bool) -> dict[str, Any]:
         "guideline_sha256": manifest.guideline.sha256,
         "corpus_sha256": manifest.corpus.sha256,
         "f1": figures,
+        "lineage": manifest.lineage.model_dump() if manifest.lineage else None,
     }
+
+
+def _descent(lineage: dict[str, Any] | None) -> str:
+    """Return where a retrained package comes from, for people; nothing of one that was trained from the beginning."""
+    if lineage is None:
+        return ""
+    return (
+        f"; from {lineage['parent']} by {lineage['decisions']} decisions ({lineage['decisions_sha256'][:12]}), "
+        f"{lineage['learnt']} learnt, gate {lineage['gate']}"
+    )
 
 
 async def _listed(pointer: ModelPointer, settings: Settings) -> list[dict[str, Any]]:
@@ -192,3 +203,6 @@ def models(shadow: bool, json_: bool, model: Path | None) -> None:
         )
         figures = ", ".join(f"{name} {value}" for name, value in row.get("f1", {}).items())
         console.print(f"  {row.get('guideline') or row['problem']}; F1: {figures}; in {row['path']}", markup=False)
+        if row.get("guideline"):
+            hashes = f"guideline {row['guideline_sha256'][:12]}, corpus {row['corpus_sha256'][:12]}"
+            console.print(f"  {hashes}{_descent(row['lineage'])}", markup=False)

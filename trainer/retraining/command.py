@@ -44,12 +44,14 @@ class Order:
 
     run: Path
     source: Path | None
+    topic: bool
     settings: RetrainSettings
     least: int
     shadow: int
     shadow_timeout: float
     promote: bool
     again: bool
+    candidate: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,9 @@ def _begin(order: Order, settings: Settings, champion: ModelPackage, console: Co
         console.print(f"{open_.root} was held against {open_.champion}, which is not in use any more: closed")
         open_.end(Ended.SUPERSEDED)
     file = order.run / "retraining" / "next.jsonl"
-    rows = feedback.take(order.source, settings, file, console)
+    rows = feedback.take(order.source, order.topic, settings, file, console)
     new = {row.id for row in rows} - attempts.known()
-    if len(new) < order.least and not order.again:
+    if len(new) < order.least and not order.again and order.candidate is None:
         file.unlink()
         return (
             f"nothing to do: {len(rows)} settled decisions, {len(new)} of them new since the last retraining, and "
@@ -90,7 +92,8 @@ def _begin(order: Order, settings: Settings, champion: ModelPackage, console: Co
 
 def _train(attempt: Attempt, order: Order, champion: ModelPackage, console: Console) -> Retraining:
     base = corpus.base(order.run, champion.manifest, console, DEFAULT_PACK)
-    retraining = Retraining(attempt.root, champion, base, order.settings, Attempts(order.run).before(attempt))
+    before = Attempts(order.run).before(attempt)
+    retraining = Retraining(attempt.root, champion, base, order.settings, before, order.candidate)
     retraining.run(console)
     return retraining
 
@@ -149,7 +152,7 @@ def _once(order: Order, settings: Settings, pointer: ModelPointer | None, lock: 
         facts |= seen
         if reasons:
             return ended(Ended.DISAGREED, f"refused in the shadow: {'; '.join(reasons)}", reasons)
-    why = f"retrained on {of} decisions ({right} learnt), gate passed"
+    why = f"retrained on {of} decisions ({right} learnt), gate passed" if of else "passed the gate of retrain"
     asyncio.run(
         takeover.promote(
             challenger, model_name(champion), takeover.FencedPointer(pointer, lock), settings, why=why,
@@ -286,6 +289,11 @@ def on_schedule(
 )
 @click.option("--promote/--no-promote", default=True, help="Let a challenger that passes take over.", show_default=True)
 @click.option("--schedule", metavar="CRON", help='Stay, and retrain at these times (UTC), as "0 3 * * 1".')
+@click.option(
+    "--candidate",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Train nothing: put this package through the gate. Decisions are then optional.",
+)
 @click.option("--once", "once_", is_flag=True, help="Retrain now and end; the default without --schedule.")
 @click.option("--json", "json_", is_flag=True, help="Print how it ended as JSON.")
 @click.option(
@@ -306,6 +314,7 @@ def command(
     shadow_timeout: float,
     promote: bool,
     schedule: str | None,
+    candidate: Path | None,
     once_: bool,
     json_: bool,
     model: Path | None,
@@ -319,7 +328,7 @@ def command(
     do; 1 when the gate or the shadow refused it; 2 for wrong usage or configuration; 3 when a service cannot be used,
     the package is refused where it should serve, or another retraining is at work.
     """
-    if (source is None) is not topic:
+    if (source is None) is not topic and not (candidate and not topic):
         raise click.UsageError("say where the decisions are: either --from FILE or --topic")
     if schedule and once_:
         raise click.UsageError("--once and --schedule exclude each other")
@@ -329,7 +338,7 @@ def command(
         own = replace(own, gate=replace(own.gate, margin=margin))
     configure(settings.log_level, settings.log_format)
     console = Console(stderr=True)
-    order = Order(run_, source, own, least, shadow, shadow_timeout, promote, again)
+    order = Order(run_, source, topic, own, least, shadow, shadow_timeout, promote, again, candidate)
     if schedule:
         with _until_stopped() as stop:
             on_schedule(schedule, lambda: once(order, settings, console), stop, console)

@@ -12,7 +12,6 @@ on its side in all later retrainings, and a new decision joins the side of its f
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -200,13 +199,9 @@ def assign(
     by_id = {e.id: e for e in usable}
     result = []
     for row in rows:
-        example = by_id.get(row.id)
-        if example is None:
-            part, reason, example = Part.LEFT_OUT, refused[row.id], _example(row)
-        elif example.family in touched:
-            part, reason = Part.LEFT_OUT, touched[example.family]
-        else:
-            part, reason = side[example.family], ""
+        example = by_id.get(row.id, _example(row))
+        reason = refused.get(row.id) or touched.get(example.family, "")
+        part = Part.LEFT_OUT if reason else side[example.family]
         result.append(Settled(example, row.decision, row.decided_at, part, reason, row))
     return result
 
@@ -252,8 +247,3 @@ def overruled(corpus: Sequence[Example], settled: Sequence[Example]) -> set[str]
     """Return the ids of corpus statements that say, word for word, what reviewers gave the other label."""
     decided = {e.text.casefold(): e.label for e in settled}
     return {e.id for e in corpus if (own := decided.get(e.text.casefold())) is not None and own is not e.label}
-
-
-def as_json(settled: Sequence[Settled]) -> str:
-    """Return counts and reasons as one line for logs; no text."""
-    return json.dumps({**counted(settled), "reasons": left_out_by_reason(settled)})

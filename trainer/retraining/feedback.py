@@ -34,11 +34,14 @@ def _of_topic(settings: Settings, path: Path, console: Console) -> None:
     asyncio.run(read())
 
 
-def take(source: Path | None, settings: Settings, path: Path, console: Console) -> list[decisions.ExportedRow]:
+def take(
+    source: Path | None, topic: bool, settings: Settings, path: Path, console: Console
+) -> list[decisions.ExportedRow]:
     """Write the settled decisions to `path` and return them, in order of time.
 
     Args:
-        source: an export; None: they are read from the topic, and statements from the messages on the broker.
+        source: an export, if it is one.
+        topic: read them from the topic, and statements from the messages on the broker; with neither there are none.
         settings: where the broker is.
         path: file that is written, readable by its owner only.
         console: told what was found.
@@ -49,9 +52,11 @@ def take(source: Path | None, settings: Settings, path: Path, console: Console) 
         GuardlineError: the broker does not answer.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if source is None:
+    if source is not None:
+        shutil.copyfile(source, path)
+    elif topic:
         _of_topic(settings, path, console)
     else:
-        shutil.copyfile(source, path)
+        path.write_bytes(b"")
     path.chmod(PRIVATE)
     return decisions.read(path)

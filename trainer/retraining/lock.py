@@ -102,7 +102,7 @@ def _redis(settings: Settings) -> Iterator[Held]:
     lock = client.lock(_KEY, timeout=EXPIRY, blocking=False, thread_local=False)
     try:
         if not lock.acquire(token=holder()):
-            raise LockHeld(f"another retraining is at work: {client.get(_KEY) or 'it has just ended'}")
+            raise LockHeld(f"another retraining is at work: {client.get(_KEY)!s}")
         try:
             with _InRedis(lambda: lock.extend(EXPIRY, replace_ttl=True)) as held:
                 yield held

@@ -70,7 +70,11 @@ class _Stage:
 
 
 class Retraining:
-    """One challenger in the making; `before` are the parts of decisions of earlier retrainings, by id."""
+    """One challenger in the making.
+
+    `before` are the parts of decisions of earlier retrainings, by id. With a `candidate` nothing is trained: that
+    package is the challenger, and only held against the champion.
+    """
 
     def __init__(
         self,
@@ -79,12 +83,14 @@ class Retraining:
         base: Base,
         settings: RetrainSettings,
         before: Mapping[str, Part],
+        candidate: Path | None = None,
     ) -> None:
         self.folder = RunFolder(root)
         self.champion = champion
         self.base = base
         self.settings = settings
         self.before = before
+        self.candidate = candidate
         self.export = root / "export.jsonl"
         self.decisions = root / "decisions.jsonl"
         self.start = root / "start"
@@ -322,6 +328,13 @@ class Retraining:
         )  # fmt: skip
         return {k: summary[k] for k in ("model", "canaries", "megabytes")}
 
+    def _adopt(self, _: Progress) -> dict[str, Any]:
+        package = ModelPackage.load(self.candidate or self.folder.package)
+        if package.path.resolve() != self.folder.package.resolve():
+            shutil.rmtree(self.folder.package, ignore_errors=True)
+            shutil.copytree(package.path, self.folder.package)
+        return {"model": f"{package.reference.name} {package.reference.version}"}
+
     def _sets(self) -> comparison.FrozenSets:
         return comparison.draw(
             self.base.pack,
@@ -387,13 +400,31 @@ class Retraining:
         champion = self.champion.manifest.version
         learnt = [folder.statements, folder.splits]
         started = (settings.start, champion, settings.profile)
-        return [
+        first = _Stage(
+            "decisions",
+            lambda: fingerprint(of(self.export, base.statements, base.splits), dict(self.before)),
+            [self.decisions],
+            self._decisions,
+        )
+        last = [
             _Stage(
-                "decisions",
-                lambda: fingerprint(of(self.export, base.statements, base.splits), dict(self.before)),
-                [self.decisions],
-                self._decisions,
+                "compare",
+                lambda: fingerprint(settings.frozen, self.challenger().manifest.version, of(self.decisions)),
+                [self.comparison],
+                self._compare,
             ),
+            _Stage(
+                "gate",
+                lambda: fingerprint(settings.gate, settings.frozen, of(self.comparison)),
+                [self.gate, self.report],
+                self._gate,
+            ),
+        ]
+        if (candidate := self.candidate) is not None:
+            adopt = _Stage("adopt", lambda: digest(candidate), [folder.package / "encoder"], self._adopt)
+            return [first, adopt, *last]
+        return [
+            first,
             _Stage(
                 "corpus",
                 lambda: fingerprint(settings.update.weight, of(self.decisions, base.statements, base.splits)),
@@ -426,18 +457,7 @@ class Retraining:
                 [folder.package / "encoder", folder.package / "tokenizer.json"],
                 self._export,
             ),
-            _Stage(
-                "compare",
-                lambda: fingerprint(settings.frozen, self.challenger().manifest.version, of(self.decisions)),
-                [self.comparison],
-                self._compare,
-            ),
-            _Stage(
-                "gate",
-                lambda: fingerprint(settings.gate, settings.frozen, of(self.comparison)),
-                [self.gate, self.report],
-                self._gate,
-            ),
+            *last,
         ]
 
     def run(self, console: Console, stages: Sequence[str] | None = None) -> None:
@@ -462,5 +482,5 @@ class Retraining:
             seconds = time.monotonic() - started
             console.print(f"[bold]{stage.name:<11}[/bold] {seconds:6.1f} s   {escape(in_words(summary))}")
             self.folder.finish(stage.name, print_, stage.artifacts, seconds)
-            if stage.name == "decisions" and not decisions.of(self.settled, Part.TRAINING) and self._same_guideline:
+            if stage.name == "decisions" and not self.candidate and not decisions.of(self.settled, Part.TRAINING):
                 raise CorpusError(f"{self.decisions}: no decision is left to learn from: it says why each was left out")

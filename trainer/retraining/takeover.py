@@ -117,7 +117,7 @@ async def shadow(
     deadline = time.monotonic() + patience
     try:
         while True:
-            own = [r for r in await read(settings) if r.challenger.version == version]
+            own = [r for r in await read(settings) if r.challenger.model.version == version]
             advance(len(own))
             if len(own) >= wanted or time.monotonic() >= deadline:
                 return Disagreement.of(own)
