@@ -28,7 +28,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from monitor.audit import metrics
-from monitor.audit.chain import SEGMENT, ChainBroken, Draft, Follower, Head, NotCanonical, link
+from monitor.audit.chain import SEGMENT, ChainBroken, Draft, Follower, Head, NotCanonical, canonical, link
 from monitor.audit.entries import Drafts, gap, genesis, repair, segment
 from monitor.audit.log import AuditLog, LogUnavailable
 from monitor.backoff import delays
@@ -40,6 +40,8 @@ from monitor.heartbeat import HEARTBEAT
 _log = structlog.get_logger(__name__)
 _POLL = 0.25  # seconds
 _BATCH = 500
+#: Seconds between two log lines that say how far a long log was read.
+_TELL = 10.0
 #: Seconds between two checkpoints while entries come in.
 _CHECKPOINT = 300.0
 
@@ -87,7 +89,8 @@ class Recorder(ConsumerRebalanceListener):  # type: ignore[misc]
         """
         torn = await self._log.open()
         follower = Follower(begin_with_segment=True)
-        with suppress(ConfigurationError):  # a folder without segments, or a topic without records: a new log
+        told = monotonic()
+        with suppress(ConfigurationError):  # a folder without segments: a new log
             async for lines in self._log.read():
                 for line in lines:
                     try:
@@ -97,6 +100,9 @@ class Recorder(ConsumerRebalanceListener):  # type: ignore[misc]
                             f"{line.place}: {error}. The audit log is not continued: keep it as it is, find out what "
                             "happened, and begin another one in an empty folder or topic"
                         ) from error
+                if monotonic() - told > _TELL:
+                    told = monotonic()
+                    _log.info("audit_log_reading", entry=follower.head.seq)
         self._head = follower.head
         _log.info("audit_log_read", entries=self._head.seq + 1, events=len(self._seen), head=self._head.hash)
         if torn is not None:
@@ -160,7 +166,7 @@ class Recorder(ConsumerRebalanceListener):  # type: ignore[misc]
     def _linkable(self, draft: Draft, record: ConsumerRecord) -> Draft:
         """Return the draft, or one that says why it cannot be written."""
         try:
-            link(draft, self._head, self._clock())
+            canonical(draft.details)
         except NotCanonical:
             return self._drafts.unreadable(record, InvalidMessage("not_canonical", "a number is too large for JSON"))
         return draft

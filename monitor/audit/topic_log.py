@@ -124,10 +124,7 @@ class TopicLog:
             if self._uncertain and await self._arrived(lines):
                 return
             async with asyncio.timeout(self._settings.publish_timeout):
-                topic, number = self._partition
-                await producer.begin_transaction()
-                await asyncio.gather(*[await producer.send(topic, value=line, partition=number) for line in lines])
-                await producer.commit_transaction()
+                await self._commit(producer, lines)
         except (ProducerFenced, InvalidProducerEpoch) as error:
             raise self._replaced() from error
         except MessageSizeTooLargeError as error:
@@ -139,6 +136,15 @@ class TopicLog:
             await self._discard()  # the next one aborts what this one began
             raise await self._denied(error) or LogUnavailable(self._unwritable(error)) from error
         self._tail = lines[-1]
+
+    async def _commit(self, producer: AIOKafkaProducer, lines: Sequence[bytes]) -> None:
+        topic, number = self._partition
+        await producer.begin_transaction()
+        sent = [await producer.send(topic, value=line, partition=number) for line in lines]
+        try:
+            await producer.commit_transaction()  # which sends what is waiting first, and fails where that does
+        finally:
+            await asyncio.gather(*sent, return_exceptions=True)
 
     async def _arrived(self, lines: Sequence[bytes]) -> bool:
         """Tell whether the batch of an attempt whose outcome is not known is in the topic: all of it is, or nothing."""
