@@ -117,7 +117,15 @@ class TokenIssuer:
         return jwt.encode(claims, self._key, algorithm="RS256", headers={"kid": "one"})
 
 
-#: One line of an ACL: resource type ("topic", "group", "cluster"), name, operation ("READ", ...).
+def acl_tool() -> list[str]:
+    """Return the command that is `kafka-acls.sh` where Kafka is installed."""
+    kind, home = find_kafka()
+    if kind == "stock":
+        return [str(Path(home) / "bin" / "kafka-acls.sh")]
+    return ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{home}/libs/*", "org.apache.kafka.tools.AclCommand"]
+
+
+#: One line of an ACL: resource type ("topic", "group"), name, operation ("Read", ...).
 Grant = tuple[str, str, str]
 
 
@@ -168,27 +176,22 @@ class SecuredKafka:
         if bindings := [_binding(user, grant) for grant in grants]:
             _done(self.admin.create_acls(bindings).values())
 
-    def revoke(self, user: str, grants: Iterable[Grant] | None = None) -> None:
-        """Take grants away from `user`; None: all."""
-        filters = (
-            [AclBindingFilter(ResourceType.ANY, None, ResourcePatternType.ANY, f"User:{user}", None, AclOperation.ANY,
-                              AclPermissionType.ANY)]
-            if grants is None
-            else [AclBindingFilter(*_parts(user, grant)) for grant in grants]
+    def grants(self, user: str) -> set[Grant]:
+        """Return what `user` may do."""
+        every = AclBindingFilter(
+            ResourceType.ANY, None, ResourcePatternType.ANY, f"User:{user}", None, AclOperation.ANY,
+            AclPermissionType.ALLOW,
         )  # fmt: skip
-        _done(self.admin.delete_acls(filters).values())
-
-
-def _parts(user: str, grant: Grant) -> tuple[Any, ...]:
-    kind, name, operation = grant
-    return (
-        ResourceType[kind.upper()], name, ResourcePatternType.LITERAL, f"User:{user}", "*",
-        AclOperation[operation.upper()], AclPermissionType.ALLOW,
-    )  # fmt: skip
+        found = self.admin.describe_acls(every).result(_ADMIN_TIMEOUT)
+        return {(own.restype.name.lower(), own.name, own.operation.name.capitalize()) for own in found}
 
 
 def _binding(user: str, grant: Grant) -> AclBinding:
-    return AclBinding(*_parts(user, grant))
+    kind, name, operation = grant
+    return AclBinding(
+        ResourceType[kind.upper()], name, ResourcePatternType.LITERAL, f"User:{user}", "*",
+        AclOperation[operation.upper()], AclPermissionType.ALLOW,
+    )  # fmt: skip
 
 
 def _done(futures: Iterable[Any]) -> None:
@@ -284,7 +287,7 @@ class SecuredRedis:
         """Run one command as the administrator."""
         import redis
 
-        with redis.Redis.from_url(self.admin_url, ssl_ca_certs=str(self.authority.ca)) as client:
+        with redis.Redis.from_url(self.admin_url, ssl_ca_certs=str(self.authority.ca), decode_responses=True) as client:
             return client.execute_command(*command)
 
 

@@ -29,7 +29,7 @@ from monitor.alerts.routing import routes_of
 from monitor.alerts.sinks import Sink
 from monitor.backoff import delays
 from monitor.canary.identity import is_canary
-from monitor.connections.kafka import denied
+from monitor.connections.kafka import denied, ensure_readable
 from monitor.errors import AccessDenied, GuardlineError, InvalidMessage
 from monitor.health import Progress
 from monitor.heartbeat import HEARTBEAT
@@ -112,6 +112,7 @@ class AlertsWorker(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             while not stop.is_set():
                 self._surface(delivering)
+                ensure_readable(consumer)
                 await self._step(consumer)
             for lane in self.lanes:
                 self._plan(lane.flush(self._clock()))
@@ -309,7 +310,7 @@ async def start(
             return consumer
         except (KafkaError, OSError) as error:
             await consumer.stop()
-            if (reason := await refused()) is not None:
+            if (reason := denied(error) or await refused()) is not None:
                 raise reason from error
             _log.warning("broker_unreachable", error=repr(error), action=f"again in {delay:.1f} s")
         with contextlib.suppress(TimeoutError):

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from aiokafka import AIOKafkaConsumer
 from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
@@ -198,6 +199,18 @@ def _refused(error: Exception, where: str, options: Mapping[str, Any]) -> Access
             "GUARDLINE_KAFKA_USERNAME and GUARDLINE_KAFKA_PASSWORD"
         )
     return None
+
+
+def ensure_readable(consumer: AIOKafkaConsumer) -> None:
+    """Return unless the consumer may not even know of a topic that it subscribed to.
+
+    aiokafka only logs what metadata says of those and takes them for topics without partitions: it would wait on.
+
+    Raises:
+        TopicAuthorizationFailedError: with the topics.
+    """
+    if unauthorized := consumer._client.cluster.unauthorized_topics & consumer.subscription():
+        raise TopicAuthorizationFailedError(set(unauthorized))
 
 
 def denied(error: BaseException) -> AccessDenied | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,10 +29,14 @@ class FakeConsumer:
 
     def __init__(self, *batches: Sequence[ConsumerRecord]) -> None:
         self._batches = list(batches)
+        self._client = SimpleNamespace(cluster=SimpleNamespace(unauthorized_topics=set()))
         self.commits: list[Mapping[TopicPartition, int]] = []
 
     def subscribe(self, topics: list[str], listener: object) -> None:
         self.topics = topics
+
+    def subscription(self) -> frozenset[str]:
+        return frozenset(self.topics)
 
     async def getmany(self, *, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[ConsumerRecord]]:
         await asyncio.sleep(0.001)
