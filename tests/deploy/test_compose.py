@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
+from compose_spec import PyCompose
 
-from tests.deploy.compose import Deployment, Dockerfile, parse_example, problems, seconds
+from tests.deploy.compose import Deployment, Dockerfile, parse_example, problems, resolved, seconds
 
 ROOT = Path(__file__).parents[2]
 MONITOR, TRAINER = "deploy/monitor.Dockerfile", "deploy/trainer.Dockerfile"
@@ -152,6 +153,30 @@ def test_a_forgotten_or_stale_example_is_reported(deployment: Deployment) -> Non
 
 def test_durations() -> None:
     assert [seconds(text) for text in ("45s", "1m30s", "500ms", "1h")] == [45, 90, 0.5, 3600]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("redis/tmpfs", ["/tmp"], None),
+        ("redis/cap_dropp", ["ALL"], "cap_dropp"),
+        ("redis/restart", "sometimes", "sometimes"),
+        ("kafka/healthcheck/interval", "soon", "soon"),
+        ("monitor/depends_on/kafka/condition", "healthy", "healthy"),
+        ("monitor/secrets", ["password"], "password"),
+    ],
+)
+def test_the_file_keeps_to_the_specification(
+    deployment: Deployment, path: str, value: Any, expected: str | None
+) -> None:
+    compose = resolved(deepcopy(deployment.compose))
+    _services(path, value)(compose)
+    text = yaml.safe_dump(compose)
+    if expected is None:
+        assert PyCompose.from_yaml(text).service_names
+    else:
+        with pytest.raises(ValueError, match=expected):
+            PyCompose.from_yaml(text).validate()
 
 
 def test_compose_accepts_the_file() -> None:
