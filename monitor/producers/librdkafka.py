@@ -24,7 +24,7 @@ def connection(settings: Settings) -> dict[str, Any]:
     options: dict[str, Any] = {"bootstrap.servers": settings.kafka_bootstrap, "security.protocol": protocol}
     if protocol.endswith("SSL"):
         files = kafka_certificates(settings)
-        files.check()
+        files.context()  # says what is wrong with the files; librdkafka only would when it connects
         named = {
             "ssl.ca.location": files.ca,
             "ssl.certificate.location": files.certificate,

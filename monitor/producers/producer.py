@@ -1,7 +1,7 @@
 """From an answer to the broker, without the caller waiting: librdkafka's queue and threads do the sending.
 
 `publish` validates, encodes and appends to a queue in memory, bounded by records and by bytes; all that is tens of
-microseconds. Compression, sending, retries and waiting happen in librdkafka's C threads. That is why it is
+microseconds. Connecting, compression, sending, retries and waiting happen in librdkafka's C threads. That is why it is
 confluent-kafka and not aiokafka here: no event loop is needed or disturbed, so that the same object serves threads,
 asyncio and gevent.
 
@@ -27,6 +27,7 @@ import uuid
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from multiprocessing.util import Finalize
@@ -100,8 +101,21 @@ class _Seldom:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """One answer, ready to send."""
+
+    key: bytes
+    value: bytes
+    headers: _Headers
+
+    @property
+    def size(self) -> int:
+        return len(self.key) + len(self.value)
+
+
 class _Client:
-    """One librdkafka client, the thread that runs its callbacks, and what ends it with the process."""
+    """One librdkafka client and how many of its answers wait."""
 
     def __init__(
         self,
@@ -109,18 +123,21 @@ class _Client:
         *,
         count: Callable[[Outcome, str | None], object],
         failed: Callable[[KafkaError], None],
-        at_exit: Callable[[], None],
     ) -> None:
+        """Make it, which takes milliseconds, or seconds where certificates or a token are asked for.
+
+        Raises:
+            KafkaException: the options do not fit together, or there is no token.
+        """
         self.waiting = 0
         self._producer = Producer({**options, "error_cb": failed})
         self._count = count
         self._failed = failed
         self._lock = threading.RLock()
         self._stop = threading.Event()
-        self._at_exit = Finalize(None, at_exit, exitpriority=10)
-        threading.Thread(target=self._serve, name="guardline-producer", daemon=True).start()
 
-    def _serve(self) -> None:
+    def serve(self) -> None:
+        """Run the callbacks until the end."""
         while not self._stop.wait(_POLL):
             self._call(self._producer.poll, 0)  # without waiting: under gevent that would hold up every greenlet
 
@@ -133,7 +150,7 @@ class _Client:
             if isinstance(error.__cause__, KafkaException):
                 self._failed(error.__cause__.args[0])
 
-    def produce(self, topic: str, key: bytes, value: bytes, headers: _Headers) -> None:
+    def produce(self, topic: str, record: _Record) -> None:
         """Queue one record.
 
         Raises:
@@ -143,7 +160,7 @@ class _Client:
         with self._lock:
             self.waiting += 1
         try:
-            self._producer.produce(topic, value, key, headers=headers, on_delivery=self._answered)
+            self._producer.produce(topic, record.value, record.key, headers=record.headers, on_delivery=self._answered)
         except BaseException:
             with self._lock:
                 self.waiting -= 1
@@ -165,7 +182,6 @@ class _Client:
     def end(self, timeout: float) -> None:
         """Send what waits, for at most `timeout` seconds, and count the rest."""
         self._stop.set()
-        self._at_exit.cancel()
         if self.flush(timeout):
             self._producer.purge()
             self.flush(_REPORTS)
@@ -207,6 +223,8 @@ class OutputProducer:
             **sending(max_records=max_records, max_bytes=max_bytes, max_record_bytes=self._settings.publish_max_bytes),
         }
         self._tenant = tenant
+        self._max_records = max_records
+        self._max_bytes = max_bytes
         self._flush_timeout = flush_timeout
         self._begin()
         _producers.add(self)
@@ -217,6 +235,11 @@ class OutputProducer:
         self._counts: Counter[Outcome] = Counter()
         self._client: _Client | None = None
         self._closed = False
+        self._held: list[_Record] = []  # until there is a client
+        self._held_bytes = 0
+        self._settled: threading.Event | None = None  # of the thread that makes one: set when it has, or could not
+        self._problem: str | None = None
+        self._at_exit: Finalize | None = None
         self._may_connect = _Seldom(_AGAIN)
         self._may_tell_drops = _Seldom(_SELDOM)
         self._may_tell_errors = _Seldom(_SELDOM)
@@ -261,7 +284,7 @@ class OutputProducer:
             headers: _Headers = [("content-type", b"application/json")]
             if trace := traceparent or _current_trace():
                 headers.append(("traceparent", trace.encode()))
-            return self._enqueue((record.conversation_id or record.id).encode(), value, headers)
+            return self._enqueue(_Record((record.conversation_id or record.id).encode(), value, headers))
         except Exception as error:  # the caller is about to answer somebody
             return self.unreadable("answer", error)
 
@@ -283,40 +306,69 @@ class OutputProducer:
     @property
     def waiting(self) -> int:
         """Answers that the broker has not acknowledged yet."""
-        client = self._client
-        return 0 if client is None else client.waiting
+        with self._lock:
+            return len(self._held) + (self._client.waiting if self._client is not None else 0)
 
     def start(self) -> None:
-        """Make the client now (milliseconds), in place of at the first answer; call it after a fork, not before.
+        """Make the client now, in place of at the first answer; call it after a fork, not before.
 
         Raises:
             ConfigurationError: librdkafka refuses the settings.
         """
-        try:
-            self._ready()
-        except KafkaException as error:
-            raise ConfigurationError(f"Kafka's settings do not fit together: {error.args[0].str()}") from error
+        with self._lock:
+            self._connect()
+            settled = self._settled
+        if settled is not None:
+            settled.wait()
+        if self._problem is not None:
+            raise ConfigurationError(f"no connection can be made to Kafka: {self._problem}")
 
     def flush(self, timeout: float | None = None) -> int:
         """Wait until nothing waits or `timeout` seconds are over (default: `flush_timeout`); return what still does."""
+        ends = time.monotonic() + (self._flush_timeout if timeout is None else timeout)
+        self._settle(ends)
         client = self._client
-        return 0 if client is None else client.flush(self._flush_timeout if timeout is None else timeout)
+        if client is not None:
+            client.flush(max(0.0, ends - time.monotonic()))
+        return self.waiting
 
     def close(self) -> None:
         """Send what waits, for at most `flush_timeout` seconds, and count what could not be sent."""
+        ends = time.monotonic() + self._flush_timeout
+        self._settle(ends)
         with self._lock:
             client, self._client, self._closed = self._client, None, True
+            self._lose_held(Outcome.UNSENT)
+            if self._at_exit is not None:
+                self._at_exit.cancel()
         if client is not None:
-            client.end(self._flush_timeout)
+            client.end(max(0.0, ends - time.monotonic()))
 
-    def _enqueue(self, key: bytes, value: bytes, headers: _Headers) -> bool:
-        if self._closed:
-            return self._count(Outcome.CLOSED)
+    def _settle(self, ends: float) -> None:
+        """Return when no client is being made, or at `ends`."""
+        settled = self._settled
+        if settled is not None:
+            settled.wait(max(0.0, ends - time.monotonic()))
+
+    def _enqueue(self, record: _Record) -> bool:
+        with self._lock:
+            if self._closed:
+                return self._count(Outcome.CLOSED)
+            if record.size > self._settings.publish_max_bytes:
+                return self._count(Outcome.TOO_LARGE)
+            if self._client is None and not self._connect():
+                return self._count(Outcome.NO_CLIENT, self._problem)
+            if self._client is not None:
+                return self._hand_over(self._client, record)
+            if len(self._held) >= self._max_records or self._held_bytes + record.size > self._max_bytes:
+                return self._count(Outcome.QUEUE_FULL)
+            self._held.append(record)
+            self._held_bytes += record.size
+            return True
+
+    def _hand_over(self, client: _Client, record: _Record) -> bool:
         try:
-            client = self._ready()
-            if client is None:
-                return self._count(Outcome.NO_CLIENT)
-            client.produce(self._settings.topic_outputs, key, value, headers)
+            client.produce(self._settings.topic_outputs, record)
         except BufferError:
             return self._count(Outcome.QUEUE_FULL)
         except KafkaException as error:
@@ -326,14 +378,46 @@ class OutputProducer:
             return self._count(_OUTCOMES.get(reason.code(), Outcome.REFUSED), reason.str())
         return True
 
-    def _ready(self) -> _Client | None:
-        client = self._client
-        if client is not None:
-            return client
+    def _connect(self) -> bool:
+        """See to it that there is a client, or will be; return False where it is too early for another try."""
+        if self._client is not None or (self._settled is not None and not self._settled.is_set()):
+            return True
+        if self._closed or not self._may_connect():
+            return False
+        self._settled = threading.Event()
+        if self._at_exit is None:
+            self._at_exit = Finalize(None, self.close, exitpriority=10)
+        threading.Thread(target=self._run, args=(self._settled,), name="guardline-producer", daemon=True).start()
+        return True
+
+    def _run(self, settled: threading.Event) -> None:
+        """Make a client and run its callbacks: in a thread of its own, since neither may keep a caller."""
+        try:
+            client = _Client(self._options, count=self._count, failed=self._failed)
+        except Exception as error:  # whatever it is, nobody must go on waiting for a client
+            with self._lock:
+                self._problem = error.args[0].str() if isinstance(error, KafkaException) else type(error).__name__
+                self._lose_held(Outcome.NO_CLIENT, self._problem)
+                settled.set()
+            return
         with self._lock:
-            if self._client is None and not self._closed and self._may_connect():
-                self._client = _Client(self._options, count=self._count, failed=self._failed, at_exit=self.close)
-            return self._client
+            self._problem = None
+            for record in self._taken():
+                self._hand_over(client, record)
+            closed = self._closed
+            self._client = None if closed else client
+            settled.set()
+        if closed:
+            client.end(0)
+        client.serve()
+
+    def _lose_held(self, outcome: Outcome, why: str | None = None) -> None:
+        for _ in self._taken():
+            self._count(outcome, why)
+
+    def _taken(self) -> list[_Record]:
+        held, self._held, self._held_bytes = self._held, [], 0
+        return held
 
     def _failed(self, error: KafkaError) -> None:
         if self._may_tell_errors():

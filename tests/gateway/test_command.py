@@ -21,6 +21,7 @@ from monitor.gateway.command import build_senders, command
 from monitor.gateway.senders import load_senders
 from monitor.settings import Settings
 from tests.fixtures_kafka import Broker
+from tests.fixtures_secured import SecuredKafka
 from tests.producers.topic import Topic
 
 CHECKOUT = Path(__file__).parents[2]
@@ -128,3 +129,19 @@ def test_a_port_that_is_taken_is_said() -> None:
         )
     assert result.returncode == 2
     assert "set GUARDLINE_INTAKE_PORT" in result.stderr
+
+
+@pytest.mark.connected
+def test_brokers_that_refuse_it_end_it_with_3(kafka_with_acls: SecuredKafka) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "monitor", "intake", "--port", "0"],
+        cwd=CHECKOUT,
+        env={**os.environ, **kafka_with_acls.settings("nobody", "planted-secret")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 3
+    assert "GUARDLINE_KAFKA_PASSWORD" in result.stderr
+    assert "planted-secret" not in result.stderr

@@ -113,3 +113,28 @@ def test_without_the_grant_answers_are_refused_and_counted(kafka_with_acls: Secu
 def test_what_is_missing_is_said_when_the_platform_starts(settings: dict[str, object], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         OutputProducer(Settings(_env_file=None, **settings))
+
+
+def test_a_token_endpoint_is_librdkafkas_to_ask(kafka_with_acls: SecuredKafka) -> None:
+    settings = Settings(
+        _env_file=None,
+        kafka_bootstrap=kafka_with_acls.sasl_tls,
+        kafka_security_protocol="SASL_SSL",
+        kafka_sasl_mechanism="OAUTHBEARER",
+        kafka_username="client",
+        kafka_password="planted-secret",
+        kafka_token_url="https://127.0.0.1:1/token",
+        kafka_token_scope="kafka",
+        kafka_ca_file=kafka_with_acls.authority.ca,
+    )
+    producer = OutputProducer(settings, flush_timeout=0)
+    producer.start()  # it would say that it does not know an option
+    producer.close()
+
+
+def test_a_token_file_that_is_not_there_stops_nobody(kafka_with_acls: SecuredKafka, tmp_path: Path) -> None:
+    settings = token(kafka_with_acls, False, tmp_path) | {"kafka_token_file": tmp_path / "gone"}
+    producer = OutputProducer(Settings(_env_file=None, **settings), flush_timeout=1)
+    assert producer.publish(text="t")
+    producer.close()
+    assert producer.counts == {Outcome.UNSENT: 1}
