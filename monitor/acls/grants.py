@@ -106,6 +106,27 @@ def _alerts(own: Settings, *, review: bool, deadletter: str) -> Grants:
     )
 
 
+def _canary(own: Settings) -> Grants:
+    return Grants(
+        (
+            _write(own.topic_outputs, "canaries"),
+            _read(own.topic_outputs, "the time of the oldest record that waits"),
+            _read(own.topic_flags, "what comes back"),
+            *([_read(own.topic_verdicts, "verdicts on canaries, and scores")] if own.emit_verdicts else []),
+            KafkaGrant("group", own.group, "Describe", "how far the monitors came"),
+        ),
+        _redis(
+            own,
+            RedisGrant(("guardline:canary:*",), ("mget", "set"), write=True, why="what is usual"),
+            *(
+                [RedisGrant(_MODELS, ("lrange",), write=False, why="whose canaries to send")]
+                if own.models_file is None
+                else []
+            ),
+        ),
+    )
+
+
 def _console(own: Settings) -> Grants:
     return Grants(
         (
@@ -196,6 +217,7 @@ def components(
     return {
         "monitor": _monitor(settings),
         "alerts": _alerts(settings, review=alerts_review, deadletter=alerts_deadletter),
+        "canary": _canary(settings),
         "console": _console(settings),
         "replay": _replay(settings),
         "models": _models(settings),

@@ -38,10 +38,9 @@ class _Loop:
 
 
 def _consumer(settings: Settings) -> AIOKafkaConsumer:
-    """Return a reader of flags and verdicts, of no group: every process sees all, from when it began."""
+    """Return a reader of flags, and of verdicts where there are any; of no group: it sees all, from when it began."""
     return AIOKafkaConsumer(
-        settings.topic_flags,
-        settings.topic_verdicts,
+        *(settings.topic_flags, *([settings.topic_verdicts] if settings.emit_verdicts else [])),
         **kafka_options(settings),
         client_id="guardline-canary",
         enable_auto_commit=False,

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
 from monitor.alerts.marks import Store
@@ -19,6 +20,7 @@ from monitor.canary.expected import Expected
 from monitor.canary.ledger import CanaryLedger, Judgement, Outcome
 from monitor.canary.messages import Rounds, event_of
 from monitor.canary.watch import Watch, WatchState
+from monitor.connections.kafka import denied, ensure_readable
 from monitor.errors import AccessDenied, GuardlineError, StoreUnavailable
 from monitor.heartbeat import HEARTBEAT
 from monitor.publisher import Publisher
@@ -76,6 +78,7 @@ class CanaryWorker:
 
         Raises:
             AccessDenied: the broker refuses this client, or an operation.
+            GuardlineError: it refuses to be read from for good.
         """
         await self.restore()
         beside = [
@@ -85,12 +88,15 @@ class CanaryWorker:
         try:
             while not stop.is_set():
                 HEARTBEAT.beat()
+                ensure_readable(consumer)
                 found = await consumer.getmany(timeout_ms=int(_POLL * 1000))
                 self.take([record for records in found.values() for record in records])
                 await self.tell()
                 for task in beside:
                     if task.done():
                         task.result()  # none ends by itself
+        except KafkaError as error:
+            raise denied(error) or GuardlineError(f"Kafka: {error!r}") from error
         finally:
             for task in beside:
                 task.cancel()

@@ -37,6 +37,7 @@ async def canary(
         "GUARDLINE_MODEL": str(model),
         "GUARDLINE_METRICS_PORT": str(port),
         "GUARDLINE_CANARY_EVERY": "0.4",
+        "GUARDLINE_EMIT_VERDICTS": "true",
         **{f"GUARDLINE_{name.upper()}": value for name, value in settings.items()},
     }
     with log.open("ab") as file:

@@ -21,7 +21,7 @@ from tests.observability.processes import alerts
 from tests.observability.test_rules import exported, used
 from tests.observability.tools import DEPLOY, get, needs, prometheus
 
-DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "guardline.json").read_text())
+DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "dashboards" / "guardline.json").read_text())
 PANELS: list[dict[str, Any]] = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 #: What Grafana would put in.
 VARIABLES = {"$__rate_interval": "15s", "$instance": ".*", "$datasource": "prometheus"}
@@ -145,5 +145,5 @@ def test_provisioning_names_the_folder_and_a_source() -> None:
     folder = DEPLOY / "grafana" / "provisioning"
     provider = yaml.safe_load((folder / "dashboards" / "guardline.yml").read_text())
     source = yaml.safe_load((folder / "datasources" / "prometheus.yml").read_text())
-    assert provider["providers"][0]["options"]["path"].startswith("/var/lib/grafana/")
+    assert provider["providers"][0]["options"]["path"].startswith("/etc/grafana/")
     assert source["datasources"][0]["type"] == DASHBOARD["templating"]["list"][0]["query"] == "prometheus"

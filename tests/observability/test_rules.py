@@ -75,7 +75,7 @@ def test_every_metric_in_a_rule_is_exported(path: Path) -> None:
 
 def test_every_recorded_series_in_an_alert_is_recorded_and_none_is_recorded_for_nobody() -> None:
     recorded = {rule["record"] for rule in rules(RECORDING)}
-    dashboard = (DEPLOY / "grafana" / "guardline.json").read_text()
+    dashboard = (DEPLOY / "grafana" / "dashboards" / "guardline.json").read_text()
     named = {name for rule in rules(ALERTS) for name in re.findall(r"\w+:\w+:\w+", rule["expr"])}
     assert named <= recorded
     assert {name for name in recorded - named if name not in dashboard} == set()
