@@ -210,6 +210,17 @@ async def _alerts_in_redis(settings: Settings) -> None:
         await store.close()
 
 
+async def _canary_in_redis(settings: Settings) -> None:
+    store, pointer = RedisStore(redis_client(settings)), RedisPointer(redis_client(settings))
+    try:
+        await store.put({"canary:group:topic": b"{}"})
+        assert await store.get(["canary:group:topic"]) == [b"{}"]
+        assert await pointer.history(Alias.CHAMPION) == []
+    finally:
+        await store.close()
+        await pointer.close()
+
+
 async def _console_in_redis(settings: Settings) -> None:
     store = RedisConsoleStore(redis_client(settings), retention=60)
     pointer = RedisPointer(redis_client(settings))
@@ -257,6 +268,7 @@ def _smaller(grants: Grants) -> list[Grants]:
     [
         ("monitor", _monitor_in_redis),
         ("alerts", _alerts_in_redis),
+        ("canary", _canary_in_redis),
         ("console", _console_in_redis),
         ("models", _models_in_redis),
     ],
