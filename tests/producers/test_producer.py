@@ -166,16 +166,16 @@ def test_an_end_without_a_broker_is_in_time_and_counted() -> None:
 
 def test_settings_that_do_not_fit_are_said_when_asked_and_counted_when_not(caplog: pytest.LogCaptureFixture) -> None:
     def producer() -> OutputProducer:
-        return OutputProducer(Settings(_env_file=None, kafka_bootstrap=NOWHERE), max_bytes=10**13)
+        return OutputProducer(Settings(_env_file=None, kafka_bootstrap=NOWHERE, publish_max_bytes=2_000_000_000))
 
-    with pytest.raises(ConfigurationError, match=r"queue\.buffering\.max\.kbytes"):
+    with pytest.raises(ConfigurationError, match=r"message\.max\.bytes"):
         producer().start()
     quiet = producer()
     for _ in range(3):
         quiet.publish(text="t")
     quiet.close()
     assert quiet.counts == {Outcome.NO_CLIENT: 3}
-    assert "queue.buffering.max.kbytes" in caplog.text
+    assert "message.max.bytes" in caplog.text
 
 
 SCRIPT = """
