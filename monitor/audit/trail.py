@@ -61,19 +61,3 @@ class PublishedTrail:
         }
         headers = tuple((name, value.encode()) for name, value in attributes.items())
         await self._publisher.publish([Event(self._topic, None, action.model_dump_json().encode(), headers)])
-
-
-class MemoryTrail:
-    """An `AuditTrail` of this process alone, for the demo and for tests: gone when it ends."""
-
-    def __init__(self, clock: Callable[[], datetime] = _now) -> None:
-        self.actions: list[ActionRecord] = []
-        self._clock = clock
-
-    async def record(self, kind: str, *, actor: str, subject: str, details: Mapping[str, Detail] | None = None) -> None:
-        """See `AuditTrail.record`."""
-        self.actions.append(
-            ActionRecord(
-                id=uuid4().hex, kind=kind, actor=actor, subject=subject, details=dict(details or {}), at=self._clock()
-            )
-        )

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from monitor.audit.file_log import FileLog
 from monitor.audit.log import AuditLog
@@ -196,3 +198,27 @@ async def test_a_second_recorder_on_the_same_folder_ends_and_says_why(embedded: 
         async with asyncio.timeout(60):
             assert await other.process.wait() != 0
     assert "it has one writer" in recording.output.read_text()
+
+
+@pytest.mark.connected
+async def test_records_that_were_gone_before_they_were_read_are_a_gap_in_the_log(
+    kafka_broker: Broker, tmp_path: Path
+) -> None:
+    recording = await Recording.create(kafka_broker, tmp_path)
+    topic = recording.topics["REVIEW"]
+    async with recording:
+        await produce(kafka_broker.bootstrap, topic, flags(*range(3)))
+        await recording.reaches(4)
+        await recording.stop(signal.SIGKILL)
+        await produce(kafka_broker.bootstrap, topic, flags(*range(3, 8)))
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka_broker.bootstrap)
+        await admin.start()
+        try:  # as retention does
+            await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(6)})
+        finally:
+            await admin.close()
+        await recording.start()
+        await recording.reaches(7)
+    *_, third, gap, seventh, eighth = await entries(recording.log)
+    assert (gap["kind"], gap["details"]) == ("gap", {"topic": topic, "partition": 0, "first": 3, "last": 5})
+    assert [e["subject"] for e in (third, seventh, eighth)] == [make_flag(n).id for n in (2, 6, 7)]

@@ -9,7 +9,6 @@ from typing import Any
 
 from httpx import ASGITransport, AsyncClient, Response
 
-from monitor.audit.trail import MemoryTrail
 from monitor.console.app import build_app
 from monitor.console.deciding import Deciding
 from monitor.console.desk import Desk
@@ -19,6 +18,7 @@ from monitor.console.messages import Messages
 from monitor.console.pages import Pages, Policy, Recommendation
 from monitor.console.store import Item
 from monitor.console.users import User, Users, digest
+from tests.audit.trails import MemoryTrail
 from tests.console.stage import NOW, TEXT, TOKENS, USERS, MemoryReader, item
 from tests.monitor.fakes import RecordingPublisher
 
