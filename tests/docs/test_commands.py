@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,8 @@ NOT_RUN = {
     r"python -m tests\.": "measures for minutes",
     r"accelerate ": "needs several GPUs",
 }
+#: What a machine that runs the tests may lack.
+TOOLS = {"kubectl", "promtool", "amtool"}
 #: What a page says of its commands' output: words of it, and the verdicts in the files that they write.
 SAID: dict[str, tuple[str, dict[str, str]]] = {
     "docs/quick-start.md": ("400 mg stated, 200 mg recommended", {"verdicts.jsonl": "safe unsafe out_of_scope"}),
@@ -81,6 +84,10 @@ def test_the_commands_of_a_page_run(page: Path, tmp_path: Path) -> None:
             target.write_text(step.content, encoding="utf-8")
         elif why_not(step) is None:
             script.append(step.text)
+    commands = [step for step in steps(page) if isinstance(step, Command) and why_not(step) is None]
+    missing = sorted({c.words[0] for c in commands if c.words[0] in TOOLS and not shutil.which(c.words[0])})
+    if missing:
+        pytest.skip(f"needs {' and '.join(missing)}")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GUARDLINE_")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     done = subprocess.run(
