@@ -80,8 +80,9 @@ docs: $(STAMP) ## Build the documentation site into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "build/site/index.html"
 
-reference: $(STAMP) ## Write the reference pages again: settings, command line, metrics, Python
+reference: $(STAMP) ## Write again what is made from the code: reference pages, rules for the Prometheus operator
 	$(BIN)/python docs/reference/generate.py
+	$(BIN)/python deploy/prometheus/operator.py
 
 format: $(STAMP) ## Rewrite the code in its one format
 	$(BIN)/ruff check --fix .

@@ -9,7 +9,7 @@ COPY trainer trainer
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv /opt/guardline \
     && pip wheel --no-deps --wheel-dir /wheels . \
-    && /opt/guardline/bin/pip install --constraint constraints.txt "$(ls /wheels/guardline-*.whl)[monitor,console]"
+    && /opt/guardline/bin/pip install --constraint constraints.txt "$(ls /wheels/guardline-*.whl)[monitor,console,tracing]"
 
 FROM python:3.11.14-slim-bookworm
 # The same ids as in the trainer's image, because both have the volume /runs.

@@ -120,8 +120,8 @@ def test_a_broken_compose_file_is_reported(deployment: Deployment, path: str, va
 @pytest.mark.parametrize(
     ("path", "old", "new", "expected"),
     [
-        (MONITOR, "[monitor,console]", "[worker]", "there is no extra worker"),
-        (MONITOR, "[monitor,console]", "[monitor,trainer]", "installs the trainer"),
+        (MONITOR, "[monitor,console,tracing]", "[worker]", "there is no extra worker"),
+        (MONITOR, "[monitor,console,tracing]", "[monitor,trainer]", "installs the trainer"),
         (MONITOR, "USER 10001:10001", "USER root", "monitor: runs as root"),
         (MONITOR, "COPY monitor monitor", "COPY monitor src monitor", "COPY source src does not exist"),
         (MONITOR, "COPY monitor monitor", "COPY tests tests", "tests is left out by .dockerignore"),

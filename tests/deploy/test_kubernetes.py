@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -92,6 +93,16 @@ def test_a_misspelt_field_does_not_pass(kind: str, field: str) -> None:
     resource["spec"][field] = 3
     with pytest.raises(jsonschema.ValidationError, match=field):
         validate(resource, VERSIONS[0])
+
+
+def test_the_operator_gets_the_rules_that_promtool_tests() -> None:
+    written = ROOT / "deploy/kubernetes/components/prometheus/rules.yaml"
+    spec = importlib.util.spec_from_file_location("operator_rules", ROOT / "deploy/prometheus/operator.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert written.read_text(encoding="utf-8") == module.resource(), f"{written.name} is stale: make reference"
 
 
 def _changed(tree: Any, path: str, value: Any) -> None:
