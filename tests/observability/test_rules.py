@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import yaml
 from prometheus_client.metrics import Counter, Histogram, MetricWrapperBase
 
-from monitor.canary.alarms import Name
+from monitor.canary.alarms import Alarm, Name
 from tests.fixtures_services import CHECKOUT
 from tests.observability.tools import DEPLOY, needs, tool
 
@@ -18,10 +19,9 @@ ALERTS = DEPLOY / "prometheus" / "guardline.alerts.yml"
 RECORDING = DEPLOY / "prometheus" / "guardline.recording.yml"
 RUNBOOK = CHECKOUT / "docs" / "runbook.md"
 #: Every module that declares metrics.
-MODULES = [
-    "monitor.metrics",
-    *(f"monitor.{part}.metrics" for part in ("alerts", "audit", "canary", "console", "producers")),
-]
+MODULES = sorted(
+    ".".join(path.with_suffix("").relative_to(CHECKOUT).parts) for path in (CHECKOUT / "monitor").rglob("metrics.py")
+)
 
 
 def rules(path: Path) -> list[dict[str, Any]]:
@@ -30,8 +30,6 @@ def rules(path: Path) -> list[dict[str, Any]]:
 
 def exported() -> set[str]:
     """Return the names of all series that Guardline's processes export."""
-    import importlib
-
     found: set[str] = set()
     for module in map(importlib.import_module, MODULES):
         for metric in vars(module).values():
@@ -68,6 +66,12 @@ def test_rules_fire_when_they_should_and_not_otherwise() -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+def test_every_job_that_is_scraped_is_missed_when_it_is_gone() -> None:
+    scraped = yaml.safe_load(ALERTS.with_name("prometheus.yml").read_text())["scrape_configs"]
+    (down,) = [rule["expr"] for rule in rules(ALERTS) if rule["alert"] == "GuardlineDown"]
+    assert sorted(down.split('"')[1].split("|")) == sorted(job["job_name"] for job in scraped)
+
+
 @pytest.mark.parametrize("path", [ALERTS, RECORDING], ids=lambda path: path.stem)
 def test_every_metric_in_a_rule_is_exported(path: Path) -> None:
     assert {name for rule in rules(path) for name in used(rule["expr"])} <= exported()
@@ -92,8 +96,6 @@ def test_every_alert_says_what_it_is_how_bad_and_where_to_read_on() -> None:
 
 def test_every_alarm_of_the_canary_has_an_alert_of_its_name_and_severity() -> None:
     by_name = {rule["alert"]: rule for rule in rules(ALERTS)}
-    from monitor.canary.alarms import Alarm
-
     for name in Name:
         rule = by_name[name.alert]
         assert f'alarm="{name.value}"' in rule["expr"]
