@@ -207,6 +207,10 @@ def _feedback(own: Settings) -> Grants:
     )
 
 
+def _sender(own: Settings) -> Grants:
+    return Grants((_write(own.topic_outputs, "answers"),))
+
+
 def components(
     settings: Settings, *, alerts_review: bool = False, alerts_deadletter: str = "safety.alerts.deadletter"
 ) -> Mapping[str, Grants]:
@@ -215,6 +219,8 @@ def components(
     `alerts_review` and `alerts_deadletter` are `review` and `deadletter` of alerts.yaml.
     """
     return {
+        "platform": _sender(settings),  # who publishes answers itself; see `monitor.producers`
+        "intake": _sender(settings),
         "monitor": _monitor(settings),
         "alerts": _alerts(settings, review=alerts_review, deadletter=alerts_deadletter),
         "canary": _canary(settings),

@@ -8,20 +8,24 @@ import re
 import signal
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
 from aiohttp import ClientConnectionError, ClientSession
 from click.testing import CliRunner
 
+from monitor.acls.grants import components
 from monitor.console.users import digest
 from monitor.embedded_broker import EmbeddedBroker
 from monitor.errors import ConfigurationError
+from monitor.factory import build_publisher
 from monitor.gateway.command import build_senders, command
 from monitor.gateway.senders import load_senders
 from monitor.settings import Settings
 from tests.fixtures_kafka import Broker
 from tests.fixtures_secured import SecuredKafka
+from tests.gateway.intake import intake
 from tests.producers.topic import Topic
 
 CHECKOUT = Path(__file__).parents[2]
@@ -131,17 +135,43 @@ def test_a_port_that_is_taken_is_said() -> None:
     assert "set GUARDLINE_INTAKE_PORT" in result.stderr
 
 
-@pytest.mark.connected
-def test_brokers_that_refuse_it_end_it_with_3(kafka_with_acls: SecuredKafka) -> None:
-    result = subprocess.run(
+def run_refused(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-m", "monitor", "intake", "--port", "0"],
         cwd=CHECKOUT,
-        env={**os.environ, **kafka_with_acls.settings("nobody", "planted-secret")},
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+@pytest.mark.connected
+def test_brokers_that_refuse_it_end_it_with_3(kafka_with_acls: SecuredKafka) -> None:
+    result = run_refused(kafka_with_acls.settings("nobody", "planted-secret"))
     assert result.returncode == 3
     assert "GUARDLINE_KAFKA_PASSWORD" in result.stderr
     assert "planted-secret" not in result.stderr
+
+
+@pytest.mark.connected
+async def test_the_grants_that_acls_prints_are_enough_and_needed(kafka_with_acls: SecuredKafka) -> None:
+    name = f"llm.outputs.{uuid.uuid4().hex[:8]}"
+    kafka_with_acls.add_user("intake", "planted-secret")
+    kafka_with_acls.topics([name])
+    grants = components(Settings(_env_file=None, topic_outputs=name))["intake"].kafka
+    kafka_with_acls.grant("intake", [(grant.resource, grant.name, grant.operation) for grant in grants])
+    kafka_with_acls.add_user("outsider", "planted-secret")
+    for user, status, reason in (("intake", 202, None), ("outsider", 503, "broker_refuses")):
+        settings = Settings(
+            _env_file=None, topic_outputs=name, kafka_bootstrap=kafka_with_acls.sasl_tls,
+            kafka_security_protocol="SASL_SSL", kafka_username=user, kafka_password="planted-secret",
+            kafka_ca_file=kafka_with_acls.authority.ca,
+        )  # fmt: skip
+        publisher = build_publisher(settings)
+        async with intake(Topic(kafka_with_acls.plaintext, name), publisher=publisher) as served:
+            async with served.http.post("/v1/outputs", json={"id": "a", "text": "Give 200 mg."}) as answer:
+                assert (answer.status, (await answer.json()).get("reason")) == (status, reason)
+            assert served.gateway.refused.is_set() is (status == 503)
+        await publisher.close()
