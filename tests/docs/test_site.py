@@ -6,9 +6,14 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
+
+from tests.console.browser import browsing
 
 ROOT = Path(__file__).parents[2]
 pytest.importorskip("mkdocs", reason="mkdocs is not installed: pip install 'guardline[docs]'")
@@ -40,7 +45,19 @@ def test_it_loads_nothing_from_elsewhere(site: Path) -> None:
     assert found == set()
 
 
-def test_the_search_knows_the_text(site: Path) -> None:
-    index = (site / "search/search_index.json").read_text(encoding="utf-8")
-    assert "What it cannot do" in index
-    assert "GUARDLINE_KAFKA_BOOTSTRAP" in index
+def test_the_search_finds_a_setting_in_a_browser(site: Path, tmp_path: Path) -> None:
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with browsing(f"http://127.0.0.1:{server.server_port}", tmp_path / "profile") as browser:
+            browser.open("/index.html")
+            browser.find(".md-search__input").send_keys("GUARDLINE_KAFKA_BOOTSTRAP")
+            link = browser.find("a.md-search-result__link")
+            assert "settings.html" in str(link.get_attribute("href"))
+            assert browser.complaints() == []
+    finally:
+        server.shutdown()
+        server.server_close()
