@@ -1,7 +1,7 @@
 """From records of Kafka to drafts of entries: what an audit must know, and nothing that it need not.
 
-In every entry that came of a record, `details.event` is the id of the event (repeats are dropped by it) and
-`details.source` where the record lies. Beside them:
+In every entry that came of a record, `details.event` is the id of the event and `details.source` where the record lies.
+Beside them:
 
     flag, review   subject: the flag's id. verdict, score, category, recommendation, guideline and model with version,
                    thresholds, message_id, tenant, start, end, statement_sha256, received_at, and origin: where the

@@ -16,6 +16,8 @@ import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from time import monotonic, sleep
+from typing import BinaryIO
 
 from monitor.audit.log import Line, LogUnavailable, Torn
 from monitor.errors import ConfigurationError, GuardlineError
@@ -25,14 +27,19 @@ _LOCK = "writer.lock"
 #: Bytes after which a new file is begun: some 80,000 entries.
 SEGMENT_BYTES = 64_000_000
 _BATCH = 1000
+_PAUSE = 0.1  # seconds
 
 
 class FileLog:
     """An `AuditLog` in a folder that nobody else writes to."""
 
-    def __init__(self, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> None:
-        """Use `folder`, and begin a new file after `segment_bytes`."""
+    def __init__(self, folder: Path, *, segment_bytes: int = SEGMENT_BYTES, patience: float = 1.0) -> None:
+        """Use `folder`, and begin a new file after `segment_bytes`.
+
+        A last line without an end may be in the middle of being written: a reader gives it `patience` seconds.
+        """
         self._folder = folder
+        self._patience = patience
         self._segment_bytes = segment_bytes
         self._lock: int | None = None
         self._segment: Path | None = None
@@ -53,12 +60,20 @@ class FileLog:
             )
         for segment in segments:
             with segment.open("rb") as file:
-                numbered = enumerate(file, 1)
+                numbered = enumerate(self._lines(file), 1)
                 while lines := list(islice(numbered, _BATCH)):
                     yield [
                         Line(f"{segment.name}:{number}", line.removesuffix(b"\n"), line.endswith(b"\n"))
                         for number, line in lines
                     ]
+
+    def _lines(self, file: BinaryIO) -> Iterator[bytes]:
+        while line := file.readline():
+            until = monotonic() + self._patience
+            while not line.endswith(b"\n") and monotonic() < until:
+                sleep(_PAUSE)
+                line += file.readline()
+            yield line
 
     async def read(self) -> AsyncIterator[Sequence[Line]]:
         """See `AuditLog.read`."""

@@ -2,8 +2,8 @@
 
 The log itself says how far it has come: each entry names the record that it came of, and each segment begins with the
 offsets of all partitions. So a recorder that starts reads the log (and checks its chain), and goes on where the log
-ends, wherever the group's committed offsets may be; those tell monitoring of the lag and nothing else. An event whose
-id the log has is not appended again, however often it comes.
+ends, wherever the group's committed offsets may be; those tell monitoring of the lag and nothing else. An event that
+the log has is not appended again, however often it comes; one that says something else under the same id is.
 
 Fails closed: while the log cannot be written nothing is committed and nothing more is read. A log whose chain is broken
 is not continued at all.
@@ -40,6 +40,8 @@ from monitor.heartbeat import HEARTBEAT
 _log = structlog.get_logger(__name__)
 _POLL = 0.25  # seconds
 _BATCH = 500
+#: Details that differ where the same message was sent, and flagged, twice.
+_OF_THE_WAY = frozenset({"source", "origin", "received_at"})
 #: Seconds between two log lines that say how far a long log was read.
 _TELL = 10.0
 #: Seconds between two checkpoints while entries come in.
@@ -53,8 +55,14 @@ class _Waiting:
     lag: int
 
 
-def _key(event: str) -> bytes:
-    return hashlib.sha256(event.encode()).digest()[:16]
+def _key(kind: str, details: Mapping[str, Any]) -> bytes:
+    """Return what an event is known by: its id and all that it says, but for where it lies and when it came.
+
+    Raises:
+        NotCanonical: it has no canonical JSON.
+    """
+    said = {name: value for name, value in details.items() if name not in _OF_THE_WAY}
+    return hashlib.sha256(kind.encode() + canonical(said)).digest()[:16]
 
 
 class Recorder(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -69,6 +77,8 @@ class Recorder(ConsumerRebalanceListener):  # type: ignore[misc]
         self._seen: set[bytes] = set()
         self._offsets: dict[TopicPartition, int] = {}
         self._waiting = 0
+        self._appending = asyncio.Lock()  # a rebalance may find a gap while records are appended
+        self._failure: Exception | None = None
         self._checkpointed = (Head(), -_CHECKPOINT)
 
     @property
@@ -116,10 +126,10 @@ class Recorder(ConsumerRebalanceListener):  # type: ignore[misc]
                 topic, _, number = place.rpartition("/")
                 self._offsets[TopicPartition(topic, int(number))] = offset
         if "event" in details:
-            self._note(details["event"], details["source"])
+            self._note(_key(entry["kind"], details), details["source"])
 
-    def _note(self, event: str, source: Mapping[str, Any]) -> None:
-        self._seen.add(_key(event))
+    def _note(self, key: bytes, source: Mapping[str, Any]) -> None:
+        self._seen.add(key)
         self._offsets[TopicPartition(source["topic"], source["partition"])] = source["offset"] + 1
 
     async def run(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
@@ -134,6 +144,8 @@ class Recorder(ConsumerRebalanceListener):  # type: ignore[misc]
             while not stop.is_set():
                 HEARTBEAT.beat()
                 found = await consumer.getmany(timeout_ms=int(_POLL * 1000), max_records=_BATCH)
+                if self._failure is not None:  # the consumer may stand elsewhere than the log
+                    raise self._failure
                 records = [record for part in found.values() for record in part]
                 if not await self.take(records, stop):
                     return
@@ -148,38 +160,42 @@ class Recorder(ConsumerRebalanceListener):  # type: ignore[misc]
     async def take(self, records: Sequence[ConsumerRecord], stop: asyncio.Event) -> bool:
         """Append an entry for each record whose event is new; False when `stop` was set while the log was away."""
         self._waiting = len(records)
-        fresh: list[tuple[Draft, ConsumerRecord]] = []
-        here: set[bytes] = set()
+        fresh: dict[bytes, Draft] = {}
         for record in records:
-            draft = self._drafts.of(record)
-            key = _key(draft.details["event"])
-            if key in self._seen or key in here:
+            draft, key = self._read(record)
+            if key in self._seen or key in fresh:
                 metrics.REPEATS.inc()
-                continue
-            here.add(key)
-            fresh.append((draft, record))
-        if fresh and not await self._append([self._linkable(*one) for one in fresh], stop):
-            return False
+            else:
+                fresh[key] = draft
+        if fresh:
+            if not await self._append(fresh.values(), stop):
+                return False
+            for key, draft in fresh.items():
+                self._note(key, draft.details["source"])
         self._waiting = 0
         return True
 
-    def _linkable(self, draft: Draft, record: ConsumerRecord) -> Draft:
-        """Return the draft, or one that says why it cannot be written."""
+    def _read(self, record: ConsumerRecord) -> tuple[Draft, bytes]:
+        """Return the draft of a record and what its event is known by."""
+        draft = self._drafts.of(record)
         try:
-            canonical(draft.details)
+            return draft, _key(draft.kind, draft.details)
         except NotCanonical:
-            return self._drafts.unreadable(record, InvalidMessage("not_canonical", "a number is too large for JSON"))
-        return draft
+            error = InvalidMessage("not_canonical", "a number is too large for JSON")
+            draft = self._drafts.unreadable(record, error)
+            return draft, _key(draft.kind, draft.details)
 
     async def _append(self, drafts: Iterable[Draft], stop: asyncio.Event | None = None) -> bool:
         """Link drafts and append them, waiting as long as the log is away; False when `stop` was set first."""
+        async with self._appending:
+            return await self._append_next(list(drafts), stop)
+
+    async def _append_next(self, drafts: list[Draft], stop: asyncio.Event | None) -> bool:
         begin = None
         if self._log.due:
             begin = self._head.seq + 1
             first = genesis(uuid4().hex) if begin == 0 else segment(self._offsets)
             drafts = [first, *drafts]
-        else:
-            drafts = list(drafts)
         head, lines = self._head, []
         for draft in drafts:
             line, head = link(draft, head, self._clock())
@@ -202,8 +218,6 @@ class Recorder(ConsumerRebalanceListener):  # type: ignore[misc]
         self._head = head
         for draft in drafts:
             metrics.ENTRIES.labels(draft.kind).inc()
-            if "event" in draft.details:
-                self._note(draft.details["event"], draft.details["source"])
         metrics.LAST_SEQ.set(head.seq)
         metrics.LAST_TIME.set(self._clock().timestamp())
         return True
@@ -228,19 +242,25 @@ class Recorder(ConsumerRebalanceListener):  # type: ignore[misc]
         _log.info("audit_checkpoint", seq=self._head.seq, hash=self._head.hash)
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        """Go on where the log ends; say so in the log where records are gone that it has not seen."""
-        if not assigned:
-            return
-        first = await self._consumer.beginning_offsets(list(assigned))
-        for partition in sorted(assigned):
-            known, begin = self._offsets.get(partition, 0), first[partition]
-            if partition in self._offsets and known < begin:
+        """Go on where the log ends. aiokafka would log a failure of this and read on: so the loop raises it."""
+        try:
+            await self._resume(sorted(assigned))
+        except Exception as error:
+            self._failure = error
+
+    async def _resume(self, assigned: Sequence[TopicPartition]) -> None:
+        """Seek to where the log ends; say so in the log where records are gone that it has not seen."""
+        first = await self._consumer.beginning_offsets(list(assigned)) if assigned else {}
+        for partition in assigned:
+            begin = first[partition]
+            known = self._offsets.get(partition, begin)
+            if known < begin:
                 _log.error("audit_gap", topic=partition.topic, partition=partition.partition, records=begin - known)
                 if not await self._append([gap(partition, known, begin - 1)], self._stop):
                     return
                 self._offsets[partition] = begin
             self._consumer.seek(partition, max(known, begin))
-        _log.info("partitions_assigned", partitions=[f"{p.topic}-{p.partition}" for p in sorted(assigned)])
+        _log.info("partitions_assigned", partitions=[f"{p.topic}-{p.partition}" for p in assigned])
 
     def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        """Nothing is in flight between two polls: what was read was appended."""
+        """Nothing to do: what is being appended is known again when somebody reads it again."""

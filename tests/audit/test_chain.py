@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor.audit.chain import Draft, Head, NotCanonical, link, read_entry
@@ -34,7 +34,7 @@ def hash_of(line: bytes) -> str:
 
 
 def check(folder: Path, **options: str) -> Result:
-    return asyncio.run(verify(FileLog(folder), advance=lambda _: None, **options))
+    return asyncio.run(verify(FileLog(folder, patience=0), advance=lambda _: None, **options))
 
 
 def test_an_entry_can_be_checked_with_nothing_but_sha256_and_the_documented_form() -> None:
@@ -65,6 +65,7 @@ def test_a_log_as_it_was_appended_is_intact(tmp_path: Path) -> None:
     assert result.head == Head(ENTRIES - 1, hash_of(lines()[-1]))
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_any_single_byte_that_was_changed_is_found(data: st.DataObject) -> None:
     content = b"".join(line + b"\n" for line in lines())
@@ -78,6 +79,7 @@ def test_any_single_byte_that_was_changed_is_found(data: st.DataObject) -> None:
     assert problem.place == f"audit-000000000000.jsonl:{content[:place].count(NEWLINE) + 1}"
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_any_line_that_was_removed_inserted_moved_or_repeated_is_found(data: st.DataObject) -> None:
     own = list(lines())

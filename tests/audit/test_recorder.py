@@ -18,7 +18,20 @@ from monitor.audit.verification import verify
 from monitor.errors import GuardlineError
 from monitor.records import Decision
 from tests.alerts.flags import STATEMENT, make_flag
-from tests.audit.logs import NOTE, action, chain, drafts, entries, feedback, flag_record, recorded, recorder, write
+from tests.audit.logs import (
+    NOTE,
+    ORIGIN,
+    START,
+    action,
+    chain,
+    drafts,
+    entries,
+    feedback,
+    flag_record,
+    recorded,
+    recorder,
+    write,
+)
 from tests.monitor.fakes import make_record
 
 
@@ -122,6 +135,30 @@ def test_an_event_that_comes_again_is_recorded_once(tmp_path: Path) -> None:
     assert events(tmp_path) == [make_flag(n).id for n in (1, 2, 3)]
 
 
+def test_an_event_that_says_something_else_under_a_known_id_is_not_hidden(tmp_path: Path) -> None:
+    def flag(offset: int, origin: bytes, **changes: object) -> ConsumerRecord:
+        headers = (*ORIGIN[:2], ("ce_originoffset", origin))
+        value = make_flag(1, **changes).model_dump_json().encode()
+        return make_record(value, offset=offset, topic="safety.flags", headers=headers)
+
+    other = flag(2, b"43", score=0.94)
+    # The same message, sent and flagged twice; then, under the same id, another score, and that once more.
+    asyncio.run(recorded(tmp_path, [flag(0, b"41"), flag(1, b"42", received_at=START), other]))
+    asyncio.run(recorded(tmp_path, [other, flag(3, b"44")]))
+    found = asyncio.run(entries(FileLog(tmp_path)))[1:]
+    assert [(e["subject"], e["details"]["score"]) for e in found] == [  # type: ignore[index]
+        (make_flag(1).id, 0.93), (make_flag(1).id, 0.94),
+    ]  # fmt: skip
+
+
+def test_whole_numbers_are_known_again(tmp_path: Path) -> None:
+    """1.0 is written as 1."""
+    record = make_record(make_flag(1, score=1.0).model_dump_json().encode(), topic="safety.flags")
+    for _ in range(2):
+        asyncio.run(recorded(tmp_path, [record]))
+    assert events(tmp_path) == [make_flag(1).id]
+
+
 def test_a_further_segment_carries_hash_and_offsets_on(tmp_path: Path) -> None:
     async def record(n: int) -> dict[TopicPartition, int]:
         log = FileLog(tmp_path, segment_bytes=2500)
@@ -155,6 +192,22 @@ def test_a_first_line_that_was_torn_leaves_a_log_that_begins_with_its_genesis(tm
     write(tmp_path, []).write_bytes(b'{"act')
     asyncio.run(recorded(tmp_path, [flag_record(1)]))
     assert [e["kind"] for e in asyncio.run(entries(FileLog(tmp_path)))] == ["genesis", "repair", "flag"]
+
+
+def test_a_reader_gives_a_line_that_is_being_written_time_to_end(tmp_path: Path) -> None:
+    own = chain(drafts(3))
+    file = write(tmp_path, own[:2])
+
+    async def read() -> list[object]:
+        with file.open("ab", buffering=0) as writer:
+            writer.write(own[2][:50])
+            reading = asyncio.create_task(entries(FileLog(tmp_path, patience=60)))
+            await asyncio.sleep(0.2)
+            assert not reading.done()
+            writer.write(own[2][50:] + b"\n")
+            return [e["seq"] for e in await reading]
+
+    assert asyncio.run(read()) == [0, 1, 2]
 
 
 def test_a_broken_chain_is_not_continued(tmp_path: Path) -> None:
