@@ -20,6 +20,15 @@ if ! command -v promtool > /dev/null || ! command -v amtool > /dev/null; then
     echo "prometheus and prometheus-alertmanager are not installed: their tests will be skipped." >&2
   fi
 fi
+if ! command -v chromium > /dev/null || ! command -v chromedriver > /dev/null; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
+    echo "Installing chromium and chromium-driver (Debian packages) ..."
+    apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver > /dev/null ||
+      echo "Chromium was not installed: its tests will be skipped." >&2
+  else
+    echo "chromium and chromedriver are not installed: the console's tests in a browser will be skipped." >&2
+  fi
+fi
 if [ ! -d tests/schemas/node/node_modules/@asyncapi/parser ]; then
   if command -v npm > /dev/null; then
     echo "Installing AsyncAPI's parser (npm) ..."
