@@ -20,6 +20,7 @@ ALL = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 NOT_RUN = {
     r"make ": "sets up an environment, or is what runs this test",
     r"pip install": "changes the environment",
+    r"sh deploy/examples": "needs an intake; tests/gateway runs it",
     r"docker ": "needs Docker's daemon; tests/deploy checks the files",
     r"kubectl (?!kustomize)": "needs a cluster; tests/deploy checks the manifests",
     r"guardline (monitor|alerts|console|canary|intake)\b(?!.* --check)": "runs until stopped; tests/e2e starts it",
