@@ -28,6 +28,12 @@ _BATCH = 1000
 _TAIL = 64
 
 
+def _heed(sent: asyncio.Future[object]) -> None:
+    """Look at how a record fared, so that asyncio does not log it as overlooked: the commit says it for all of them."""
+    if not sent.cancelled():
+        sent.exception()
+
+
 class TopicLog:
     """An `AuditLog` in the topic `settings.topic_audit`."""
 
@@ -140,11 +146,10 @@ class TopicLog:
     async def _commit(self, producer: AIOKafkaProducer, lines: Sequence[bytes]) -> None:
         topic, number = self._partition
         await producer.begin_transaction()
-        sent = [await producer.send(topic, value=line, partition=number) for line in lines]
-        try:
-            await producer.commit_transaction()  # which sends what is waiting first, and fails where that does
-        finally:
-            await asyncio.gather(*sent, return_exceptions=True)
+        for line in lines:
+            sent = await producer.send(topic, value=line, partition=number)
+            sent.add_done_callback(_heed)
+        await producer.commit_transaction()  # which sends what is waiting first, and fails where that does
 
     async def _arrived(self, lines: Sequence[bytes]) -> bool:
         """Tell whether the batch of an attempt whose outcome is not known is in the topic: all of it is, or nothing."""
