@@ -2,8 +2,8 @@
 
 Flags and reviews carry CloudEvents 1.0 attributes as headers (Kafka protocol binding, binary mode); dead letters carry
 the original key, value and headers unchanged, and beside them Kafka Connect's `__connect.errors.*` headers, which
-existing tools for dead letters read. The incoming `traceparent`, a header of the
-record or an attribute of the CloudEvent in it, goes on to every event.
+existing tools for dead letters read. The incoming `traceparent`, a header of the record or an attribute of the
+CloudEvent in it, goes on to every event; where `tracing` is on, flags, reviews and verdicts carry our own span instead.
 """
 
 from __future__ import annotations

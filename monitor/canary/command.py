@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from monitor.replay.reading import stopping_on_signals
 from monitor.settings import Settings, load_settings
 
 _log = structlog.get_logger(__name__)
+_PLACES_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,14 @@ def _consumer(settings: Settings) -> AIOKafkaConsumer:
         enable_auto_commit=False,
         auto_offset_reset="latest",
     )
+
+
+async def _find_places(consumer: AIOKafkaConsumer) -> None:
+    """Wait until it is known where reading begins, though not for long: what comes before that would be missed."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_PLACES_SECONDS):
+            for partition in consumer.assignment():
+                await consumer.position(partition)
 
 
 async def _serve(settings: Settings, alertmanager: JsonPoster | None) -> None:
@@ -71,8 +81,7 @@ async def _serve(settings: Settings, alertmanager: JsonPoster | None) -> None:
             if consumer is None:
                 return
             try:
-                for partition in consumer.assignment():
-                    await consumer.position(partition)  # a flag that came before its place is known would be missed
+                await _find_places(consumer)
                 health.ready = True
                 _log.info("canary_started", group=settings.group, every=settings.canary_every)
                 await worker.run(consumer, stop)

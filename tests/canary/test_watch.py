@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from monitor.alerts import metrics as alert_metrics
 from monitor.alerts.config import Match
 from monitor.alerts.routing import matches
+from monitor.alerts.worker import AlertsWorker
 from monitor.canary import metrics
 from monitor.canary.alarms import Name
 from monitor.canary.backlog import PartitionBacklog
@@ -13,9 +15,11 @@ from monitor.canary.drift import REFERENCE_SECONDS, WINDOW_SECONDS
 from monitor.canary.identity import PREFIX, TENANT, is_canary
 from monitor.canary.ledger import Canary, CanaryLedger, Sent
 from monitor.canary.watch import Watch, WatchState
+from monitor.memory import MemoryStore
 from monitor.records import ModelReference, VerdictRecord
 from monitor.types import Verdict
-from tests.alerts.flags import NOON, make_flag
+from tests.alerts.flags import NOON, Clock, RecordingSink, flag_record_of, make_config, make_flag
+from tests.monitor.fakes import RecordingPublisher
 
 OURS = f"{PREFIX}1"
 
@@ -195,3 +199,18 @@ def test_canaries_take_no_route_that_does_not_name_them() -> None:
     assert matches(Match(tenants=(TENANT,)), canary)
     assert not matches(Match(tenants=(TENANT,), score_at_least=0.99), canary)
     assert matches(Match(tenants=("*",)), make_flag(message_id="m", tenant=TENANT))
+
+
+async def test_alerts_leave_canaries_out_and_count_them() -> None:
+    sink, counted = RecordingSink(), alert_metrics.FLAGS.labels("canary")
+    worker = AlertsWorker(
+        make_config(), sinks={"out": sink}, store=MemoryStore(), publisher=RecordingPublisher(), clock=Clock()
+    )
+    before = counted._value.get()
+    await worker.take([flag_record_of(make_flag(message_id=OURS, tenant=TENANT), offset=0)])
+    worker.tick()
+    assert counted._value.get() == before + 1
+    assert [waiting.lag for waiting in worker.progress()] == [0]
+    await worker.take([flag_record_of(make_flag(1), offset=1)])
+    worker.tick()
+    assert [waiting.lag for waiting in worker.progress()] == [1]

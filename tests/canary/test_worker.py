@@ -1,4 +1,4 @@
-"""`guardline canary` beside a real worker, on both brokers: all is well, then the worker dies, then it comes back."""
+"""`guardline canary` beside a real worker and broker: all is well, then the worker dies, then it comes back."""
 
 from __future__ import annotations
 
@@ -84,8 +84,9 @@ def alarm(name: str) -> str:
 
 
 async def test_canaries_come_back_until_the_worker_dies_and_again_when_another_takes_over(
-    broker: Broker, model_package: ModelPackage, tmp_path: Path
+    kafka_broker: Broker, model_package: ModelPackage, tmp_path: Path
 ) -> None:
+    broker = kafka_broker
     topics, (port, own_port), log = await Topics.create(broker), free_ports(2), tmp_path / "canary.log"
     worker = Worker(broker, model_package.path, topics, tmp_path / "worker.log", metrics_port=str(own_port))
     settings = {"canary_within": "4", "canary_backlog": "3"}
