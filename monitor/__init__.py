@@ -7,7 +7,9 @@ offsets, `disguise` undone) -> `scope`, `medicines` and `language` (could it con
 `claims` read; put together in `combination`) -> `policy` (pure: scores to verdicts) -> `records` (events) ->
 `publisher`. `agents` drives it from Faust over `transport`, with `models` saying which package decides; `app` puts the
 parts together, `check` runs the same path without a broker, `replay` reads a topic again, `health` answers the
-orchestrator, `tracing` exports spans. `alerts` sends flags to people; `canary` notices when none come. `default_package` is the model that ships.
+orchestrator, `tracing` exports spans. `producers` publishes answers from inside platforms, `gateway` takes them by
+HTTP, `schemas` writes down what crosses Kafka. `alerts` sends flags to people; `canary` notices when none come.
+`default_package` is the model that ships.
 """
 
 import os
