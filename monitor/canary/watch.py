@@ -27,6 +27,8 @@ _SCORED = (Verdict.UNSAFE, Verdict.REVIEW, Verdict.SAFE)
 _REMEMBERED = 100_000
 #: Seconds for which flags that are not ours are told of.
 _FOREIGN_SECONDS = 600.0
+#: Seconds after the start in which canaries of the process before may still come back.
+_HEIRS_SECONDS = 3600.0
 
 
 class WatchState(BaseModel):
@@ -68,7 +70,7 @@ class Watch:
         self._verdicts = state.verdicts
         self._committed: dict[int, int] | None = None
         self._backlog: Sequence[PartitionBacklog] = ()
-        self._measured = now
+        self._began = self._measured = now
         self._flagged: dict[str, None] = {}
         self._new = 0  # flagged messages since the last count
         self._canaries = 0  # canaries that were sent since then
@@ -98,8 +100,10 @@ class Watch:
         if is_canary(flag.tenant, flag.message_id):
             if self._ledger.knows(flag.message_id):
                 return self._ledger.flag(flag.message_id, now)
-            metrics.FOREIGN.inc()
-            self._foreign = now
+            inherited = flag.received_at.timestamp() < self._began and now - self._began < _HEIRS_SECONDS
+            if not inherited:
+                metrics.FOREIGN.inc()
+                self._foreign = now
             return None
         message = f"{flag.tenant or ''}\x1f{flag.message_id}"
         if message not in self._flagged:

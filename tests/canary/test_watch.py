@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from monitor.alerts import metrics as alert_metrics
@@ -79,6 +80,15 @@ def test_a_flag_that_only_looks_like_a_canary_s_is_told_of_and_for_a_while() -> 
     assert metrics.FOREIGN._value.get() == before + 1
     assert names(watch, NOON + 599) == {Name.FOREIGN}
     assert names(watch, NOON + 601) == set()
+
+
+def test_canaries_of_the_process_before_may_come_back_for_an_hour() -> None:
+    watch, _ = made()
+    sent_before = {"received_at": datetime.fromtimestamp(NOON - 1, UTC)}
+    watch.flag(flag(f"{PREFIX}old", TENANT, **sent_before), NOON + 3599)
+    assert names(watch, NOON + 3599) == set()
+    watch.flag(flag(f"{PREFIX}older", TENANT, **sent_before), NOON + 3600)
+    assert names(watch, NOON + 3600) == {Name.FOREIGN}
 
 
 def test_backlog_and_what_retention_took_are_alarms() -> None:
