@@ -18,7 +18,7 @@ from aiokafka.errors import InvalidProducerEpoch, KafkaError, MessageSizeTooLarg
 
 from monitor.audit.log import Line, LogUnavailable, Torn
 from monitor.connections.kafka import denied, kafka_options, refusal
-from monitor.errors import ConfigurationError, GuardlineError
+from monitor.errors import AccessDenied, ConfigurationError, GuardlineError
 from monitor.replay.places import Span
 from monitor.replay.reading import batches, opened, topics_of
 from monitor.settings import Settings
@@ -153,7 +153,12 @@ class TopicLog:
 
     async def _arrived(self, lines: Sequence[bytes]) -> bool:
         """Tell whether the batch of an attempt whose outcome is not known is in the topic: all of it is, or nothing."""
-        last = await self._last()
+        try:
+            last = await self._last()
+        except AccessDenied:
+            raise
+        except GuardlineError as error:
+            raise LogUnavailable(str(error)) from error
         if last not in (self._tail, lines[-1]):
             raise self._replaced()
         self._uncertain = False
