@@ -126,8 +126,16 @@ class Gateway:
             self._in_flight -= size
             metrics.BYTES_IN_FLIGHT.set(self._in_flight)
 
+    async def _body(self, request: web.Request) -> bytes:
+        """Return the body; who sends it slowly keeps others' room."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await request.read()
+        except TimeoutError:
+            raise Refused(HTTPStatus.REQUEST_TIMEOUT, "too_slow", "the body did not come in time") from None
+
     async def _outputs(self, request: web.Request) -> web.Response:
-        records = read(await request.read(), request.headers, self._limits)
+        records = read(await self._body(request), request.headers, self._limits)
         await self._publish([event for _, event in records])
         return _json(HTTPStatus.ACCEPTED, {"accepted": len(records), "ids": [id_ for id_, _ in records]})
 
@@ -146,7 +154,7 @@ class Gateway:
         events: list[Event] = []
         faults: list[Fault] = []
         try:
-            items = list(found(await request.read()))
+            items = list(found(await self._body(request)))
         except InvalidMessage as error:
             raise unreadable([Fault.of(0, error)], 1) from None
         for item in items:

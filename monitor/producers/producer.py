@@ -1,9 +1,9 @@
 """From an answer to the broker, without the caller waiting: librdkafka's queue and threads do the sending.
 
 `publish` validates, encodes and appends to a queue in memory, bounded by records and by bytes; all that is tens of
-microseconds. Connecting, compression, sending, retries and waiting happen in librdkafka's C threads. That is why it is
-confluent-kafka and not aiokafka here: no event loop is needed or disturbed, so that the same object serves threads,
-asyncio and gevent.
+microseconds. Connecting happens in a thread of its own; compression, sending, retries and waiting in librdkafka's. That
+is why it is confluent-kafka and not aiokafka here: no event loop is needed or disturbed, so that the same object serves
+threads, asyncio and gevent.
 
 **Forks.** A client does not survive a fork (its threads stay behind). The client is made at the first answer, so in
 the worker and not in the master of a preforking server; where there was one before the fork, the child leaves it alone

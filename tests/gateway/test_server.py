@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -100,6 +100,17 @@ async def test_without_brokers_it_promises_nothing_and_says_when_to_come_back(
             await asyncio.sleep(0.2)
         assert answer.status == 202
         assert {message.id for message in await topic.messages()} == {"a"}
+
+
+async def test_who_sends_too_slowly_makes_room(embedded: Broker) -> None:
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(60)
+
+    async with intake(await Topic.create(embedded), patience=0.2) as served:
+        async with served.http.post("/v1/outputs", data=slowly()) as answer:
+            assert (answer.status, (await answer.json())["reason"]) == (408, "too_slow")
+        assert served.gateway._in_flight == 0
 
 
 class Scripted:
