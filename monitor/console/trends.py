@@ -1,7 +1,7 @@
 """Figures of the trends page. Pure: rows in, numbers out.
 
-Shares have 95% Wilson intervals (Wilson 1927), agreement of two reviewers Cohen's kappa (Cohen 1960). A settled
-`accept` or `wrong_recommendation` says that the statement is unsafe, a settled `reject` that it is safe.
+Shares have 95% Wilson intervals (Wilson 1927). A settled `accept` or `wrong_recommendation` says that the statement is
+unsafe, a settled `reject` that it is safe.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import combinations
-from math import sqrt
+from math import isfinite, sqrt
+
+import numpy as np
 
 from monitor.console.register import Row, Vote
 from monitor.feedback.adjudication import Status
+from monitor.feedback.agreement import cohen_kappa
 from monitor.records import Decision
 
 _Z = 1.959964  # of the normal distribution, for 95%
@@ -104,32 +107,32 @@ class Agreement:
     kappa: float | None
 
 
-def _label(vote: Vote) -> str:
-    """Return what a vote says of the statement; which recommendation it is against is another question."""
-    if vote.decision is Decision.UNSURE:
-        return "unsure"
-    return "safe" if vote.decision is Decision.REJECT else "unsafe"
-
-
-def kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
-    """Return Cohen's kappa of two raters; none where both give everything the same one label."""
-    n = len(pairs)
-    if not n:
-        return None
-    first, second = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
-    observed = sum(a == b for a, b in pairs) / n
-    chance = sum(first[label] * second[label] for label in first) / n**2
-    return (observed - chance) / (1 - chance) if chance < 1 else None
+def _kappa(pairs: Sequence[tuple[Vote, Vote]]) -> float | None:
+    said = [[(vote.decision, vote.recommendation) for vote in votes] for votes in zip(*pairs, strict=True)]
+    values = list({value for own in said for value in own})
+    first, second = (np.eye(len(values))[[values.index(value) for value in own]] for own in said)
+    found = float(cohen_kappa(first, second, np.ones((1, len(pairs))))[0])
+    return found if isfinite(found) else None
 
 
 def agreement(rows: Iterable[Row]) -> list[Agreement]:
-    """Return the agreement of every two reviewers, those with most flags in common first."""
-    pairs: defaultdict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    """Return the agreement of every two reviewers, those with most flags in common first.
+
+    As `guardline feedback agreement` has it: `unsure` is no decision, and two are the same if they name the same
+    recommendation, too.
+    """
+    pairs: defaultdict[tuple[str, str], list[tuple[Vote, Vote]]] = defaultdict(list)
     for row in rows:
-        for a, b in combinations(sorted(row.votes, key=lambda vote: vote.reviewer), 2):
-            pairs[a.reviewer, b.reviewer].append((_label(a), _label(b)))
+        made = sorted((v for v in row.votes if v.decision is not Decision.UNSURE), key=lambda v: v.reviewer)
+        for a, b in combinations(made, 2):
+            pairs[a.reviewer, b.reviewer].append((a, b))
     found = [
-        Agreement(first, second, Share(sum(a == b for a, b in both), len(both)), kappa(both))
+        Agreement(
+            first,
+            second,
+            Share(sum((a.decision, a.recommendation) == (b.decision, b.recommendation) for a, b in both), len(both)),
+            _kappa(both),
+        )
         for (first, second), both in pairs.items()
     ]
     return sorted(found, key=lambda a: (-a.share.n, a.first, a.second))

@@ -81,7 +81,9 @@ async def publish_gallery(scene: Scene) -> list[Published]:
     return await scene.publish(messages, received=received)
 
 
-async def publish_decisions(scene: Scene, published: Sequence[Published], *, undecided: Sequence[str] = ()) -> None:
+async def publish_decisions(
+    scene: Scene, published: Sequence[Published], *, undecided: Sequence[str] = ()
+) -> list[FeedbackRecord]:
     """Publish what three reviewers said of most flags; those of the messages `undecided` are left alone."""
     rng = random.Random(11)
     records: list[FeedbackRecord] = []
@@ -101,6 +103,7 @@ async def publish_decisions(scene: Scene, published: Sequence[Published], *, und
             for minute, (reviewer, decision) in enumerate(zip((first, second, third), said, strict=False)):
                 records.append(_decision(flag, reviewer, decision, minute))
     await scene.send([feedback_event(record, scene.names["feedback"]) for record in records])
+    return records
 
 
 def _decision(flag: FlagRecord, reviewer: str, decision: Decision, minute: int) -> FeedbackRecord:

@@ -14,12 +14,14 @@ from pathlib import Path
 from PIL import Image
 from selenium.webdriver.common.keys import Keys
 
+from monitor.feedback.adjudication import Status, adjudicate
+from monitor.feedback.export import by_flag
 from monitor.records import Decision, FeedbackRecord
 from monitor.types import Message
 from tests.console.browser import Browser, browsing
 from tests.console.gallery import publish_decisions, publish_gallery
 from tests.console.stage import SPAN, TEXT, Console, Published, Scene
-from tests.fixtures_kafka import CHECKOUT, Broker, consume_all, produce
+from tests.fixtures_kafka import CHECKOUT, Broker, consume_all
 
 
 async def published(scene: Scene, count: int = 2) -> list[Published]:
@@ -225,9 +227,9 @@ async def test_pages_fit_and_are_pictured(best_broker: Broker, tmp_path: Path) -
     scene = await Scene.create(best_broker)
     gallery = await publish_gallery(scene)
     shown = next(p for p in reversed(gallery) if len(p.flags) > 1)
-    await publish_decisions(scene, gallery, undecided=[shown.message.id])
+    made = await publish_decisions(scene, gallery, undecided=[shown.message.id])
     total = sum(len(p.flags) for p in gallery)
-    await produce(scene.broker.bootstrap, scene.names["flags"], [b"no flag"])
+    settled = sum(adjudicate(records).status is Status.SETTLED for records in by_flag(made).values())
     asked = os.environ.get("GUARDLINE_SCREENSHOTS")
 
     def picture(browser: Browser, name: str) -> None:
@@ -237,8 +239,16 @@ async def test_pages_fit_and_are_pictured(best_broker: Broker, tmp_path: Path) -
 
     def steps(browser: Browser) -> None:
         browser.login("anna")
-        browser.until(lambda: browser.find("#problem-count").text == "1", "the last of the flags")
-        browser.until(lambda: browser.open("/?view=settled") or browser.all("#queue tr[data-flag]"), "decisions")
+
+        def complete() -> bool:
+            browser.open("/?view=settled")
+            queue = browser.find("#queue")
+            return (queue.get_attribute("data-arrived"), queue.get_attribute("data-total")) == (
+                str(total),
+                str(settled),
+            )
+
+        browser.until(complete, "all flags and decisions")
         for theme in ("light", "dark"):
             browser.driver.add_cookie({"name": "theme", "value": theme, "path": "/"})
             for size, (width, height) in _SIZES.items():

@@ -55,25 +55,22 @@ def test_wilson_intervals(hits: int, n: int, low: float, high: float) -> None:
     assert Share(hits, n).interval == pytest.approx((low, high), abs=1e-4)
 
 
-def test_kappa_as_in_the_textbook() -> None:
-    # Two raters, 50 items: 20 both yes, 5 yes/no, 10 no/yes, 15 both no: 0.4.
-    pairs = [("y", "y")] * 20 + [("y", "n")] * 5 + [("n", "y")] * 10 + [("n", "n")] * 15
-    assert trends.kappa(pairs) == pytest.approx(0.4)
-    assert trends.kappa([("y", "y")] * 3) is None
-    assert trends.kappa([]) is None
-
-
-def test_agreement_is_on_whether_the_statement_is_unsafe() -> None:
-    wrong = decided(item(2).flag, "anna", Decision.WRONG_RECOMMENDATION, recommendation="rem-1.3")
-    other = decided(item(2).flag, "ben", ACCEPT)
+def test_agreement_of_pairs() -> None:
+    wrong = decided(item(4).flag, "anna", Decision.WRONG_RECOMMENDATION, recommendation="rem-1.3")
+    other = decided(item(4).flag, "ben", ACCEPT)
     rows = [
         row(0, REJECT, REJECT),
         row(1, ACCEPT, REJECT, REJECT),
-        Row.of(item(2, decisions=[wrong, other])),
-        row(3, UNSURE),
+        row(2, ACCEPT, ACCEPT),
+        row(3, UNSURE, ACCEPT),  # no decision of anna's
+        Row.of(item(4, decisions=[wrong, other])),  # both unsafe, against different recommendations
     ]
-    found = {(a.first, a.second): a.share for a in trends.agreement(rows)}
-    assert found == {("anna", "ben"): Share(2, 3), ("anna", "cara"): Share(0, 1), ("ben", "cara"): Share(1, 1)}
+    found = {(a.first, a.second): (a.share, a.kappa) for a in trends.agreement(rows)}
+    share, kappa = found["anna", "ben"]
+    # Chance: reject 1/4 x 2/4, accept 2/4 x 2/4, the third kind never by both.
+    assert (share, kappa) == (Share(2, 4), pytest.approx((0.5 - 0.375) / (1 - 0.375)))
+    assert found["anna", "cara"] == (Share(0, 1), pytest.approx(0))
+    assert found["ben", "cara"] == (Share(1, 1), None)  # one label only: not defined
 
 
 def test_another_threshold() -> None:
