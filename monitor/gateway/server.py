@@ -104,6 +104,8 @@ class Gateway:
 
     def _admit(self, request: web.Request) -> None:
         if self._senders is None:
+            if "Origin" in request.headers:  # any page that a browser on this machine shows could send
+                raise Refused(HTTPStatus.FORBIDDEN, "browser", "browsers are not let in without a token")
             return
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or self._senders.by_token(token.strip()) is None:
@@ -111,7 +113,8 @@ class Gateway:
 
     @contextmanager
     def _room(self, request: web.Request) -> Iterator[None]:
-        size = request.content_length if request.content_length is not None else self._max_bytes
+        known = request.content_length is not None and "Content-Encoding" not in request.headers
+        size = min(request.content_length or 0, self._max_bytes) if known else self._max_bytes
         if not self._health.ready:
             raise Refused(
                 HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", "the brokers are not connected", retry_after=_AWAY

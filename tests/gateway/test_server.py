@@ -113,6 +113,13 @@ async def test_who_sends_too_slowly_makes_room(embedded: Broker) -> None:
         assert served.gateway._in_flight == 0
 
 
+async def test_pages_in_a_browser_are_no_senders(embedded: Broker) -> None:
+    async with intake(await Topic.create(embedded)) as served:
+        headers = {"Origin": "https://elsewhere.test", "Content-Type": "text/plain"}
+        async with served.http.post("/v1/outputs", data="Give 400 mg.", headers=headers) as answer:
+            assert (answer.status, (await answer.json())["reason"]) == (403, "browser")
+
+
 class Scripted:
     """A publisher that answers as it is told."""
 
