@@ -39,7 +39,11 @@ def _announce(address: str, links: Mapping[str, str]) -> None:
 @click.option("--one-time-link", "links", metavar="NAME", multiple=True, help="Print a link that logs NAME in, once.")
 @click.option("--new-token", "newcomer", metavar="NAME", help="Make a token for NAME, print it, and end.")
 @click.option(
-    "--role", type=click.Choice(list(Role)), default=Role.REVIEWER, show_default=True, help="For --new-token."
+    "--role",
+    type=click.Choice([role.value for role in Role]),
+    default=Role.REVIEWER.value,
+    show_default=True,
+    help="For --new-token.",
 )
 def command(
     console_host: str | None,
