@@ -27,7 +27,7 @@ NOT_RUN = {
     r"guardline audit (record|verify|prove|reproduce)": "needs a log; tests/audit runs it",
     r"guardline (replay|feedback)": "needs a broker; tests/monitor and tests/feedback run it",
     r"guardline (models|promote|rollback)": "needs workers that share a pointer; tests/monitor/models runs it",
-    r"guardline (train|retrain)\b": "trains for minutes; tests/trainer runs it",
+    r"guardline (train|retrain|evaluate)\b": "trains for minutes, or wants a trained run; tests/trainer runs it",
     r"guardline doctor": "exits with 1 where no service runs; tests/monitor/test_doctor.py runs it",
     r"guardline guideline-diff OLD": "names no files",
     r"python -m tests\.": "measures for minutes",
