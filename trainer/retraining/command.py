@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import signal
 import threading
 import time
@@ -26,14 +27,21 @@ from monitor.logs import configure
 from monitor.models.pointer import ModelPointer
 from monitor.package import ModelPackage
 from monitor.settings import DEFAULT_RUN, Settings, load_settings
+from trainer.artifacts import RunFolder
 from trainer.errors import CorpusError
-from trainer.guideline.guidelines import DEFAULT_PACK
-from trainer.pipeline import progress_bar
-from trainer.retraining import corpus, feedback, lineage, rendering, takeover
+from trainer.guideline.guidelines import DEFAULT_PACK, Pack
+from trainer.llm.completions import CompletionCache, RecordedCompleter
+from trainer.llm.options import DEFAULT_PROVIDER
+from trainer.llm.port import Completer
+from trainer.llm.providers import load_provider
+from trainer.pipeline import in_words, progress_bar
+from trainer.retraining import corpus, feedback, guideline, lineage, rendering, takeover
 from trainer.retraining.attempts import Attempt, Attempts, Ended, model_name
 from trainer.retraining.lock import Held, held
 from trainer.retraining.settings import PROFILES, RetrainSettings, StartFrom
 from trainer.retraining.stages import Retraining
+from trainer.settings import PROFILES as TRAINING
+from trainer.statements.generation import GenerationSettings
 
 _log = structlog.get_logger(__name__)
 
@@ -52,6 +60,8 @@ class Order:
     promote: bool
     again: bool
     candidate: Path | None = None
+    pack: Path | None = None
+    provider: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ def _begin(order: Order, settings: Settings, champion: ModelPackage, console: Co
     file = order.run / "retraining" / "next.jsonl"
     rows = feedback.take(order.source, order.topic, settings, file, console)
     new = {row.id for row in rows} - attempts.known()
-    if len(new) < order.least and not order.again and order.candidate is None:
+    if len(new) < order.least and not (order.again or order.candidate or order.pack):
         file.unlink()
         return (
             f"nothing to do: {len(rows)} settled decisions, {len(new)} of them new since the last retraining, and "
@@ -90,8 +100,27 @@ def _begin(order: Order, settings: Settings, champion: ModelPackage, console: Co
     return attempts.begin(champion, order.settings.profile, file)
 
 
+def _revised(base: corpus.Base, pack: Pack, attempt: Attempt, order: Order, console: Console) -> corpus.Base:
+    cache = CompletionCache(RunFolder(order.run).completions)
+    own = load_provider(order.provider or DEFAULT_PROVIDER)
+    completer: Completer = RecordedCompleter(own, cache)
+    if order.provider:
+        from trainer.llm.openai_completer import OpenAICompleter  # whose client takes a second to import
+
+        completer = OpenAICompleter(own, cache)
+    with progress_bar(console) as progress:
+        revised = guideline.revise(
+            base, pack, attempt.root / "guideline", completer, GenerationSettings(), progress, TRAINING["full"].corpus
+        )
+    console.print(f"[bold]guideline[/bold]   {in_words(revised.counts)}")
+    return revised.base
+
+
 def _train(attempt: Attempt, order: Order, champion: ModelPackage, console: Console) -> Retraining:
-    base = corpus.base(order.run, champion.manifest, console, DEFAULT_PACK)
+    base = corpus.base(order.run, champion, console, DEFAULT_PACK)
+    if order.pack is not None:
+        base = _revised(base, Pack.load(order.pack), attempt, order, console)
+    corpus.note(attempt.root, base)
     before = Attempts(order.run).before(attempt)
     retraining = Retraining(attempt.root, champion, base, order.settings, before, order.candidate)
     retraining.run(console)
@@ -294,6 +323,15 @@ def on_schedule(
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Train nothing: put this package through the gate. Decisions are then optional.",
 )
+@click.option(
+    "--pack",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A new version of the guideline: statements of what changed are written again, all others stay. Decisions are "
+    "then optional.",
+)
+@click.option(
+    "--provider", metavar="NAME|FILE", help="Language model that writes them.  [default: recorded answers of the run]"
+)
 @click.option("--once", "once_", is_flag=True, help="Retrain now and end; the default without --schedule.")
 @click.option("--json", "json_", is_flag=True, help="Print how it ended as JSON.")
 @click.option(
@@ -315,6 +353,8 @@ def command(
     promote: bool,
     schedule: str | None,
     candidate: Path | None,
+    pack: Path | None,
+    provider: str | None,
     once_: bool,
     json_: bool,
     model: Path | None,
@@ -328,7 +368,9 @@ def command(
     do; 1 when the gate or the shadow refused it; 2 for wrong usage or configuration; 3 when a service cannot be used,
     the package is refused where it should serve, or another retraining is at work.
     """
-    if (source is None) is not topic and not (candidate and not topic):
+    if provider and not pack:
+        raise click.UsageError("--provider belongs to --pack")
+    if (source is not None and topic) or not (source or topic or candidate or pack):
         raise click.UsageError("say where the decisions are: either --from FILE or --topic")
     if schedule and once_:
         raise click.UsageError("--once and --schedule exclude each other")
@@ -337,8 +379,10 @@ def command(
     if margin is not None:
         own = replace(own, gate=replace(own.gate, margin=margin))
     configure(settings.log_level, settings.log_format)
+    for chatty in ("onnx_ir", "onnxscript", "torch", "bm25s"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     console = Console(stderr=True)
-    order = Order(run_, source, topic, own, least, shadow, shadow_timeout, promote, again, candidate)
+    order = Order(run_, source, topic, own, least, shadow, shadow_timeout, promote, again, candidate, pack, provider)
     if schedule:
         with _until_stopped() as stop:
             on_schedule(schedule, lambda: once(order, settings, console), stop, console)

@@ -1,6 +1,7 @@
 """The champion's corpus: its statements and its splits, to the byte, because the sets that measure must stay frozen.
 
-In order: the run folder, where the stage `corpus` ran there; for the package that ships, its recorded splits, from
+In order: of a champion that was retrained here, what it was retrained on, decisions apart; the run folder, where the
+stage `corpus` ran there; for the package that ships, its recorded splits, from
 which the statements are put together in seconds; else the stages up to `corpus` with the settings of the profile
 `full`. What comes out is held against the digest in the champion's manifest. Where they differ the champion may have
 been trained on what now measures it, and that is said.
@@ -18,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from monitor.package import Manifest
+from monitor.package import ModelPackage
 from trainer.artifacts import RunFolder, digest, read_rows, write_json, write_rows
 from trainer.errors import CorpusError, StageMissing
 from trainer.guideline import guidelines
@@ -30,6 +31,8 @@ from trainer.types import Example, Recommendation, Split
 
 #: How the statements of the package that ships were split: ids by split, and families that checks joined.
 RECORDED = Path(__file__).parents[1] / "data" / "default_splits.json.gz"
+#: In a retraining's folder: where its corpus is.
+_NOTED = "base.json"
 
 
 @dataclass(frozen=True)
@@ -92,28 +95,49 @@ def _finished(folder: RunFolder) -> bool:
     return folder.stamp("corpus").exists() and folder.statements.exists() and folder.splits.exists()
 
 
-def base(run: Path, champion: Manifest, console: Console, pack: Path = DEFAULT_PACK) -> Base:
+def note(attempt: Path, own: Base) -> None:
+    """Note in a retraining's folder what its corpus is, for the retraining after it."""
+    content = {"corpus": str(own.folder.root.resolve()), "pack": str(own.pack.path.resolve()), "exact": own.exact}
+    write_json(attempt / _NOTED, content)
+
+
+def _noted(champion: ModelPackage) -> Base | None:
+    file = champion.path.parent / _NOTED
+    if not file.exists():
+        return None
+    content = json.loads(file.read_text())
+    folder = RunFolder(Path(content["corpus"]))
+    if not (folder.statements.exists() and folder.splits.exists()):
+        raise StageMissing(f"{folder.root}: the corpus of {champion.path} is gone: bring it back, or train anew")
+    return Base(folder, Pack.load(Path(content["pack"])), bool(content["exact"]))
+
+
+def base(run: Path, champion: ModelPackage, console: Console, pack: Path = DEFAULT_PACK) -> Base:
     """Return the corpus that the champion was trained on, made where it is not there.
 
     Args:
         run: the run folder; what has to be made goes to `retraining/corpus` in it.
-        champion: manifest of the champion.
+        champion: the package in use.
         console: told what is done.
         pack: the guideline, where the run folder does not say.
 
     Raises:
         CorpusError: there are no statements to learn from.
+        StageMissing: the corpus that the champion was retrained on is gone.
     """
+    if (known := _noted(champion)) is not None:
+        return known
+    digest_ = champion.manifest.corpus.sha256
     own = RunFolder(run)
     try:
         of_run, settings = load_settings(own)
     except StageMissing:
         of_run, settings = Pack.load(pack), PROFILES["full"]
     if _finished(own):
-        return Base(own, of_run, digest(own.statements) == champion.corpus.sha256)
+        return Base(own, of_run, digest(own.statements) == digest_)
     made = RunFolder(run / "retraining" / "corpus")
     content = recorded()
-    if champion.corpus.sha256 == content["sha256"]:
+    if digest_ == content["sha256"]:
         if not (made.splits.exists() and made.statements.exists()):
             console.print("Corpus of the package that ships: put together from its recorded splits")
             made.root.mkdir(parents=True, exist_ok=True)
@@ -121,7 +145,7 @@ def base(run: Path, champion: Manifest, console: Console, pack: Path = DEFAULT_P
         return Base(made, of_run, exact=True)
     console.print(f"Corpus: no statements in {run} yet, so the stages up to `corpus` run (minutes, once)")
     Pipeline(made, of_run, settings).run(STAGES[: STAGES.index("corpus") + 1], console)
-    return Base(made, of_run, digest(made.statements) == champion.corpus.sha256)
+    return Base(made, of_run, digest(made.statements) == digest_)
 
 
 if __name__ == "__main__":

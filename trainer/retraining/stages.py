@@ -482,5 +482,6 @@ class Retraining:
             seconds = time.monotonic() - started
             console.print(f"[bold]{stage.name:<11}[/bold] {seconds:6.1f} s   {escape(in_words(summary))}")
             self.folder.finish(stage.name, print_, stage.artifacts, seconds)
-            if stage.name == "decisions" and not self.candidate and not decisions.of(self.settled, Part.TRAINING):
+            nothing = stage.name == "decisions" and not decisions.of(self.settled, Part.TRAINING)
+            if nothing and not self.candidate and self._same_guideline:
                 raise CorpusError(f"{self.decisions}: no decision is left to learn from: it says why each was left out")
