@@ -27,6 +27,8 @@ from monitor.package import EncoderSpec, ModelPackage, VerifierSpec
 from monitor.settings import Settings, load_settings
 
 _TIMEOUT = 3.0
+#: Seconds for all that Kafka is asked: a refusal is asked for twice.
+_KAFKA_TIMEOUT = 10.0
 #: Seconds for all that Triton is asked, a first inference among them.
 _TRITON_TIMEOUT = 15.0
 _EXTRAS = {
@@ -187,7 +189,11 @@ async def _services(settings: Settings, package: ModelPackage | GuardlineError) 
     if "faust" not in sys.modules and importlib.util.find_spec("faust") is None:
         return [Finding("services", False, "not asked: the extra `monitor` is not installed", needed=False)]
     kafka = await _answers(
-        "kafka", settings.kafka_bootstrap, lambda: _kafka(settings), "set GUARDLINE_KAFKA_BOOTSTRAP, or start a broker"
+        "kafka",
+        settings.kafka_bootstrap,
+        lambda: _kafka(settings),
+        "set GUARDLINE_KAFKA_BOOTSTRAP, or start a broker",
+        _KAFKA_TIMEOUT,
     )
     findings = [kafka]
     if settings.store == "redis":

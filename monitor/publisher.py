@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -29,9 +30,12 @@ from aiokafka.errors import (
 from monitor import metrics
 from monitor.backoff import delays
 from monitor.connections.kafka import denied, refusal
+from monitor.errors import AccessDenied
 from monitor.heartbeat import HEARTBEAT
 
 _log = structlog.get_logger(__name__)
+#: Seconds between two questions whether the brokers refuse us.
+_ASK_EVERY = 5.0
 #: After these a producer never works again; a new one does.
 _FATAL = (
     IllegalOperation,
@@ -94,6 +98,9 @@ class KafkaPublisher:
         self._max_bytes = max_bytes
         self._producer: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
+        self._refusal: AccessDenied | None = None
+        self._asked = float("-inf")
+        self._asking = asyncio.Lock()
 
     async def _ready(self) -> AIOKafkaProducer:
         async with self._starting:
@@ -111,11 +118,24 @@ class KafkaPublisher:
                     await producer.start()
                 except BaseException as error:  # cancelled, too: aiokafka complains of every producer that is left open
                     await producer.stop()
-                    if isinstance(error, KafkaError | OSError) and (reason := await refusal(self._options)) is not None:
-                        raise reason from error
+                    if isinstance(error, KafkaError | OSError):
+                        await self._ask_for_refusal(error)
                     raise
                 self._producer = producer
             return self._producer
+
+    async def _ask_for_refusal(self, error: Exception | None = None) -> None:
+        """Raise when the brokers refuse this client, so that waiting is no help; events that wait together ask once.
+
+        Raises:
+            AccessDenied: they do.
+        """
+        async with self._asking:
+            if monotonic() - self._asked > _ASK_EVERY:
+                self._refusal = await refusal(self._options)
+                self._asked = monotonic()
+            if self._refusal is not None:
+                raise self._refusal from error
 
     async def _discard(self, producer: AIOKafkaProducer) -> None:
         async with self._starting:
@@ -148,8 +168,7 @@ class KafkaPublisher:
             if pending:
                 HEARTBEAT.beat()
                 _log.warning("no_acknowledgement", events=len(pending), seconds=self._timeout, action="waiting on")
-                if (reason := await refusal(self._options)) is not None:
-                    raise reason
+                await self._ask_for_refusal()
 
     async def _publish_together(self, producer: AIOKafkaProducer, events: Sequence[Event]) -> list[Event]:
         """Send all and wait once for all, without a task for each; return those that failed."""
@@ -178,6 +197,7 @@ class KafkaPublisher:
             except (KafkaError, OSError) as error:
                 if (reason := denied(error)) is not None:
                     raise reason from error
+                await self._ask_for_refusal(error)
                 metrics.PUBLISH_RETRIES.inc()
                 HEARTBEAT.beat()
                 delay = next(waits)

@@ -287,7 +287,13 @@ class SecuredRedis:
         """Run one command as the administrator."""
         import redis
 
-        with redis.Redis.from_url(self.admin_url, ssl_ca_certs=str(self.authority.ca), decode_responses=True) as client:
+        with redis.Redis.from_url(
+            self.admin_url,
+            decode_responses=True,
+            ssl_ca_certs=str(self.authority.ca),
+            ssl_certfile=str(self.authority.client_certificate),
+            ssl_keyfile=str(self.authority.client_key),
+        ) as client:
             return client.execute_command(*command)
 
 

@@ -82,7 +82,8 @@ def triton_certificates(settings: Settings) -> Certificates:
 
 def refused_by_tls(error: BaseException | None, where: str, prefix: str) -> AccessDenied | None:
     """Return what to do about a failed handshake; none when `error` and its causes have nothing to do with TLS."""
-    while error is not None and not isinstance(error, ssl.SSLError):
+    # aiohttp wraps OpenSSL's error in one of the same class that lacks its fields.
+    while error is not None and (not isinstance(error, ssl.SSLError) or isinstance(error.__cause__, ssl.SSLError)):
         error = error.__cause__ or error.__context__
     if error is None:
         return None

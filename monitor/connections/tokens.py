@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
@@ -75,7 +76,8 @@ class ClientCredentialsToken(AbstractTokenProvider):  # type: ignore[misc]  # ai
         """Ask `url` when a token is needed; `tls` for an endpoint with https, `clock` in seconds."""
         self._url = url
         # RFC 6749, section 2.3.1: both are form-encoded before they become user and password of HTTP Basic.
-        self._auth = aiohttp.BasicAuth(quote_plus(client_id), quote_plus(secret))
+        pair = f"{quote_plus(client_id)}:{quote_plus(secret)}"
+        self._headers = {"Authorization": f"Basic {b64encode(pair.encode()).decode()}", "Accept": "application/json"}
         self._form = {"grant_type": "client_credentials", **({"scope": scope} if scope else {})}
         self._tls = tls
         self._clock = clock
@@ -105,7 +107,7 @@ class ClientCredentialsToken(AbstractTokenProvider):  # type: ignore[misc]  # ai
             async with (
                 aiohttp.ClientSession(timeout=_TIMEOUT) as session,
                 session.post(
-                    self._url, data=self._form, auth=self._auth, ssl=self._tls or True, allow_redirects=False
+                    self._url, data=self._form, headers=self._headers, ssl=self._tls or True, allow_redirects=False
                 ) as response,
             ):
                 status, body = response.status, await response.read()

@@ -14,8 +14,10 @@ from monitor.settings import Settings
 
 #: Seconds to find out whether the server refuses us.
 _PROBE = 5.0
-#: What a gRPC server says first (RFC 9113, section 3.4): a refused client certificate shows in its place.
-_FIRST_FRAME = 9
+_SECOND_TRY = 1.0
+#: The preface of HTTP/2 and an empty SETTINGS frame (RFC 9113, sections 3.4 and 6.5), which a server answers. TLS 1.3
+#: tells a client only after the handshake that its certificate is refused.
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 
 
 def triton_tls(settings: Settings) -> Certificates | None:
@@ -50,20 +52,37 @@ def triton_client(
 async def refusal(url: str, tls: Certificates | None) -> AccessDenied | None:
     """Return why the server and this client do not trust each other; none when that is not the problem.
 
-    gRPC says of a failed handshake that the server is unavailable, so Python's own TLS tries it again.
+    gRPC says of a failed handshake that the server is unavailable, so Python's own TLS tries it again. A server that
+    ends the connection after it is asked once more, because one that is just going down does that, too.
     """
     if tls is None:
         return None
+    where = f"Triton at {url}"
+    try:
+        if await _greets(url, tls) or await _greets(url, tls, after=_SECOND_TRY):
+            return None
+    except OSError as error:
+        return refused_by_tls(error, where, "TRITON")
+    finally:
+        await asyncio.sleep(0)  # asyncio closes sockets in its next turn
+    return AccessDenied(
+        f"{where} ends the connection after the TLS handshake: set GUARDLINE_TRITON_CERTIFICATE_FILE and _KEY_FILE to "
+        "a pair that it accepts"
+    )
+
+
+async def _greets(url: str, tls: Certificates, *, after: float = 0.0) -> bool:
+    """Tell whether a server that completes the handshake says anything after it."""
+    await asyncio.sleep(after)
     host, _, port = url.rpartition(":")
     context = tls.context()
     context.set_alpn_protocols(["h2"])
-    try:
-        async with asyncio.timeout(_PROBE):
-            reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
-            try:
-                await reader.readexactly(_FIRST_FRAME)
-            finally:
-                writer.close()
-    except (OSError, EOFError) as error:
-        return refused_by_tls(error, f"Triton at {url}", "TRITON")
-    return None
+    async with asyncio.timeout(_PROBE):
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
+        try:
+            writer.write(_GREETING)
+            return bool(await reader.read(1))
+        except ConnectionError:  # it had ended the connection before the greeting came
+            return False
+        finally:
+            writer.transport.abort()  # a polite end would wait for the server's half of it
