@@ -27,6 +27,7 @@ from monitor.events import EventFactory, Topics
 from monitor.factory import build_pointer, build_publisher, build_screening, build_store
 from monitor.health import Health
 from monitor.heartbeat import HEARTBEAT
+from monitor.logs import said
 from monitor.models.pointer import Alias, ModelPointer
 from monitor.models.shadow import Shadow
 from monitor.models.switch import Build, ModelSwitch, Serving
@@ -222,7 +223,7 @@ class Worker:
         return agent
 
     async def _fail(self, error: BaseException) -> None:
-        _log.error("worker_failed", error=repr(error), action="stopping; unfinished records stay uncommitted")
+        _log.error("worker_failed", error=said(error), action="stopping; unfinished records stay uncommitted")
         self._failure = self._failure or error
         self._stop.set()
 
@@ -265,7 +266,7 @@ class Worker:
         elif stopping.cancelled():  # by something that Faust stopped on the way
             _log.error("worker_stop_cancelled", action="uncommitted records will be delivered again")
         elif (error := stopping.exception()) is not None:
-            _log.error("worker_stop_failed", error=repr(error), action="uncommitted records will be delivered again")
+            _log.error("worker_stop_failed", error=said(error), action="uncommitted records will be delivered again")
         else:
             _log.info("worker_stopped")
         if app.crashed and self._failure is None:

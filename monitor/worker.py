@@ -12,7 +12,8 @@ import click
 import uvloop
 
 from monitor.app import Worker
-from monitor.logs import configure
+from monitor.errors import GuardlineError
+from monitor.logs import configure, said
 from monitor.package import ModelPackage
 from monitor.settings import load_settings
 
@@ -48,7 +49,8 @@ def command(model: Path | None, kafka_bootstrap: str | None, scorer: str | None,
         worker = Worker(settings, package)
         drained = await worker.run()
         if worker.failure is not None:
-            click.echo(f"guardline: {worker.failure}", err=True)
+            words = worker.failure if isinstance(worker.failure, GuardlineError) else said(worker.failure)
+            click.echo(f"guardline: {words}", err=True)
         if worker.failure is not None or not drained:
             logging.shutdown()
             os._exit(3 if worker.failure else 4)  # closing the loop would wait for threads that wait for a broker
