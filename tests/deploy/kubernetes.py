@@ -11,10 +11,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from monitor.acls.grants import components
 from monitor.settings import Settings
 from tests.deploy.given import PREFIX, drain, problems_of, problems_of_topics
 
 Tree = dict[str, Any]
+
+_COMPONENT = "app.kubernetes.io/component"
+_GRANTS = components(Settings(store="redis"))
+#: The lock of `guardline retrain` is in Redis too.
+_REDIS_USERS = {name for name, grants in _GRANTS.items() if grants.redis} | {"retraining"}
 
 _ADDRESS = re.compile(r"(?:(?<=//)|(?<=@)|(?<![\w./-]))(?P<host>[a-z][a-z0-9.-]*):(?P<port>\d{2,5})\b")
 #: Made by the operator before, because it is secret or the site's own.
@@ -125,8 +131,11 @@ def settings(c: Cluster) -> Iterator[str]:
 
 
 def commands(c: Cluster) -> Iterator[str]:
-    """What our images start is a command of `guardline`."""
+    """What our images start is a command of `guardline`; what runs on has grants that `guardline acls` prints."""
     for workload in workloads(c):
+        ours = not workload.task and _own(workload.pod["containers"][0]["image"])
+        if ours and workload.labels.get(_COMPONENT) not in _GRANTS:
+            yield f"{workload.name}: `guardline acls` has no such component"
         for container in workload.pod["containers"]:
             if _own(container["image"]):
                 words = container.get("args", [])
@@ -269,11 +278,6 @@ def _addresses(c: Cluster, workload: Workload) -> Iterator[tuple[str, int]]:
     # The address itself is in a Secret.
     if "GUARDLINE_STORE" in used and c.get("Service", "redis") and workload.labels[_COMPONENT] in _REDIS_USERS:
         yield "redis", 6379
-
-
-_COMPONENT = "app.kubernetes.io/component"
-_REDIS_USERS = {"monitor", "alerts", "console", "canary", "retraining"}
-_KAFKA = "GUARDLINE_KAFKA_BOOTSTRAP"
 
 
 def _policies(c: Cluster, labels: Mapping[str, str], direction: str) -> Iterator[Tree]:

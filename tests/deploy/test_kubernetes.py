@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import tomllib
@@ -18,6 +19,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from monitor.settings import Settings
 from tests.deploy.kubernetes import Cluster, problems
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +95,12 @@ def test_a_misspelt_field_does_not_pass(kind: str, field: str) -> None:
     resource["spec"][field] = 3
     with pytest.raises(jsonschema.ValidationError, match=field):
         validate(resource, VERSIONS[0])
+
+
+def test_the_keys_of_secrets_are_settings() -> None:
+    keys = {*re.findall(r"`guardline_([a-z_]+)`", (ROOT / "docs/kubernetes.md").read_text())}
+    assert {"kafka_password", "redis_url"} <= keys
+    assert keys - {*Settings.model_fields} == set()
 
 
 def test_the_operator_gets_the_rules_that_promtool_tests() -> None:

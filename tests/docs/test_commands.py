@@ -23,15 +23,13 @@ NOT_RUN = {
     r"sh deploy/examples": "needs an intake; tests/gateway runs it",
     r"docker ": "needs Docker's daemon; tests/deploy checks the files",
     r"kubectl (?!kustomize)": "needs a cluster; tests/deploy checks the manifests",
-    r"guardline (monitor|alerts|console|canary|intake)\b(?!.* --check)": "runs until stopped; tests/e2e starts it",
+    r"guardline (monitor|alerts|console|canary|intake)\b(?!.* --(check|new-token))": "runs until it is stopped",
+    r"sh deploy/examples/send.sh": "needs an intake that runs; tests/gateway runs it",
     r"guardline audit (record|verify|prove|reproduce)": "needs a log; tests/audit runs it",
     r"guardline (replay|feedback)": "needs a broker; tests/monitor and tests/feedback run it",
     r"guardline (models|promote|rollback)": "needs workers that share a pointer; tests/monitor/models runs it",
     r"guardline (train|retrain|evaluate)\b": "trains for minutes, or wants a trained run; tests/trainer runs it",
     r"guardline doctor": "exits with 1 where no service runs; tests/monitor/test_doctor.py runs it",
-    r"guardline guideline-diff OLD": "names no files",
-    r"python -m tests\.": "measures for minutes",
-    r"accelerate ": "needs several GPUs",
 }
 #: What a machine that runs the tests may lack.
 TOOLS = {"kubectl", "promtool", "amtool"}
