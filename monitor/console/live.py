@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
+from time import monotonic
 
 import orjson
 
@@ -49,25 +50,23 @@ class Channel:
         """
         page = _Page()
         self._pages.add(page)
+        end = monotonic() + _LONGEST
         try:
-            async with asyncio.timeout(_LONGEST):
-                yield _event(summary() | {"changed": []})
-                while not self._closed:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(_KEEP_ALIVE):
-                            await page.news.wait()
-                    if self._closed:
-                        return
-                    if not page.news.is_set():
-                        yield b": still here\n\n"
-                        continue
-                    changed, page.changed = page.changed, set()
-                    page.news.clear()
-                    named = sorted(changed) if len(changed) <= _MOST else None
-                    yield _event(summary() | {"changed": named})
-                    await asyncio.sleep(_PACE)
-        except TimeoutError:
-            return
+            yield _event(summary() | {"changed": []})
+            while not self._closed and monotonic() < end:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_KEEP_ALIVE):
+                        await page.news.wait()
+                if self._closed:
+                    return
+                if not page.news.is_set():
+                    yield b": still here\n\n"
+                    continue
+                changed, page.changed = page.changed, set()
+                page.news.clear()
+                named = sorted(changed) if len(changed) <= _MOST else None
+                yield _event(summary() | {"changed": named})
+                await asyncio.sleep(_PACE)
         finally:
             self._pages.discard(page)
 

@@ -287,9 +287,6 @@ class Pages:
         pages = max((len(rows) + PAGE - 1) // PAGE, 1)
         filters = replace(filters, page=min(filters.page, pages))
         start = (filters.page - 1) * PAGE
-        counts = {
-            view: len(self._desk.register.select(replace(filters, view=view, sort=Sort.OLDEST), name)) for view in View
-        }
         return self._render(
             request,
             "queue.html",
@@ -300,7 +297,7 @@ class Pages:
             total=len(rows),
             start=start,
             pages=pages,
-            counts=counts,
+            counts=self._desk.register.counts(filters, name),
             facets=self._desk.register.facets(),
         )
 

@@ -1,15 +1,16 @@
 """All flags in memory, in the few fields that lists, filters and trends ask for; a row takes some 700 bytes.
 
-Filtering and sorting are plain passes over the rows: a tenth of a second for a hundred thousand.
+Filtering and sorting are plain passes over the rows: a list of a hundred thousand takes a quarter of a second.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, Literal, Self
 from urllib.parse import urlencode
 
@@ -179,16 +180,15 @@ class Filters:
         """Whether anything but the view restricts the list."""
         return any(getattr(self, name) for name in (*FACETS, "q"))
 
-    def match(self, row: Row, reviewer: str) -> bool:
-        """Tell whether a row belongs to the list of this reviewer."""
-        if self.view is View.MINE:
-            if not row.waits_for(reviewer):
-                return False
-        elif self.view is not View.ALL and row.outcome.status != self.view.value:
-            return False
-        if any((wanted := getattr(self, name)) and getattr(row, name) != wanted for name in FACETS):
-            return False
-        return not self.q or self.q.lower() in row.message_id.lower() or row.id.startswith(self.q.lower())
+    def narrow(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Yield the rows that fit everything but the view."""
+        wanted = [(attrgetter(name), value) for name in FACETS if (value := getattr(self, name))]
+        q = self.q.lower()
+        for row in rows:
+            if all(field(row) == value for field, value in wanted) and (
+                not q or q in row.message_id.lower() or row.id.startswith(q)
+            ):
+                yield row
 
 
 class Register:
@@ -232,7 +232,19 @@ class Register:
 
     def select(self, filters: Filters, reviewer: str) -> list[Row]:
         """Return the rows of a list, all pages, in order."""
-        return sorted((row for row in self.rows if filters.match(row, reviewer)), key=_KEYS[filters.sort])
+        rows: Iterable[Row] = filters.narrow(self.rows)
+        if filters.view is View.MINE:
+            rows = (row for row in rows if row.waits_for(reviewer))
+        elif filters.view is not View.ALL:
+            rows = (row for row in rows if row.outcome.status == filters.view.value)
+        return sorted(rows, key=_KEYS[filters.sort])
+
+    def counts(self, filters: Filters, reviewer: str) -> dict[View, int]:
+        """Return how many rows each view would have under these filters."""
+        rows = list(filters.narrow(self.rows))
+        statuses = Counter(row.outcome.status.value for row in rows)
+        whole = {View.MINE: sum(row.waits_for(reviewer) for row in rows), View.ALL: len(rows)}
+        return {view: whole[view] if view in whole else statuses[view.value] for view in View}
 
     def waiting(self, reviewer: str) -> int:
         """Return how many flags wait for this reviewer."""
