@@ -220,7 +220,8 @@ class Settings(BaseSettings):
         default=None, description="Header in which a reverse proxy names the user, as X-Forwarded-User."
     )
     console_proxy_addresses: str = Field(
-        default="127.0.0.1, ::1", description="Addresses or networks of that proxy; the header of others is ignored."
+        default="127.0.0.1, ::1",
+        description="Addresses or networks of a proxy before the console; what others say in its headers is ignored.",
     )
     console_secret: SecretStr | None = Field(
         default=None,

@@ -97,7 +97,7 @@ class Sessions:
 
 
 class Proxy:
-    """A reverse proxy that says who asks."""
+    """A reverse proxy before the console: it may say who asks, from where, and whether over TLS."""
 
     def __init__(self, header: str | None, addresses: str) -> None:
         """Believe `header` of requests that come from `addresses`: IPs or networks, separated by commas.
@@ -112,12 +112,17 @@ class Proxy:
             raise ConfigurationError(f"GUARDLINE_CONSOLE_PROXY_ADDRESSES: {error}: give IPs or networks") from error
 
     def trusts(self, request: Request) -> bool:
-        """Tell whether a request comes from the proxy."""
+        """Tell whether a request comes from the proxy's addresses."""
         try:
             address = ipaddress.ip_address(request.client.host if request.client else "")
         except ValueError:
             return False
-        return self._header is not None and any(address in network for network in self._networks)
+        return any(address in network for network in self._networks)
+
+    def client(self, request: Request) -> str:
+        """Return the address that a request comes from: what the proxy appended to `X-Forwarded-For`, or the peer."""
+        forwarded = request.headers.get("x-forwarded-for", "") if self.trusts(request) else ""
+        return forwarded.rpartition(",")[2].strip() or (request.client.host if request.client else "unknown")
 
     def name(self, request: Request) -> str | None:
         """Return who asks; none where the proxy does not say so, or says it twice."""
@@ -161,13 +166,13 @@ class Gate:
         """`loopback`: the console is served on the machine's own address, where browsers need no TLS."""
         self.sessions = sessions
         self.users = users
-        self._proxy = proxy
+        self.proxy = proxy
         self._loopback = loopback
 
     def visitor(self, request: Request) -> Visitor:
         """Return who asks. Whether the session was ended is not looked at."""
         session = self.sessions.read(request.cookies.get(COOKIE))
-        if (name := self._proxy.name(request)) is not None:
+        if (name := self.proxy.name(request)) is not None:
             user = self.users.by_name(name)
             known = session is not None and (session.name, session.credential) == (name, _CREDENTIAL_OF_PROXY)
             if user is None or (known and session):
@@ -191,7 +196,7 @@ class Gate:
 
     def secure(self, request: Request) -> bool:
         """Tell whether browsers reach us by TLS: always, but on loopback without a proxy that says so."""
-        forwarded = request.headers.get("x-forwarded-proto") if self._proxy.trusts(request) else None
+        forwarded = request.headers.get("x-forwarded-proto") if self.proxy.trusts(request) else None
         return not self._loopback or "https" in (request.url.scheme, forwarded)
 
 

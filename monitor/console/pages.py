@@ -233,7 +233,7 @@ class Pages:
         return await self._login(request, self._gate.users.by_token(form.get("token", "")), _local(form.get("next")))
 
     async def _login(self, request: Request, user: User | None, target: str) -> Response:
-        address = request.client.host if request.client else "unknown"
+        address = self._gate.proxy.client(request)
         if wait := self._limiter.wait(address):
             metrics.LOGINS.labels("limited").inc()
             raise HTTPException(

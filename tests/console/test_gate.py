@@ -112,6 +112,25 @@ async def test_failed_logins_are_limited_by_address() -> None:
     assert (right.status_code, int(right.headers["retry-after"]) > 0) == (429, True)
 
 
+async def test_the_limit_is_each_clients_own_behind_a_proxy() -> None:
+    site = Site()
+    attacker = Visitor(site.client(**{"x-forwarded-for": "203.0.113.9, 198.51.100.1"}))
+    for n in range(11):
+        answer = await attacker.post("/login", token=f"guess-{n}")
+    assert answer.status_code == 429
+    other = Visitor(site.client(**{"x-forwarded-for": "198.51.100.1, 198.51.100.2"}))
+    assert (await other.post("/login", token=TOKENS["anna"])).status_code == 303
+    site.gate.proxy = Proxy(None, "10.0.0.0/8")  # the header is of nobody who is trusted
+    for n in range(11):
+        answer = await Visitor(site.client(**{"x-forwarded-for": f"192.0.2.{n}"})).post("/login", token="guess")
+    assert answer.status_code == 429
+
+
+async def test_cookies_are_secure_where_the_proxy_speaks_tls() -> None:
+    answer = await Site().client(**{"x-forwarded-proto": "https"}).get("/login")
+    assert "secure" in answer.headers["set-cookie"].lower()
+
+
 def test_the_limit_ends_and_is_each_address_own() -> None:
     now = 0.0
     limiter = Limiter(lambda: now)
@@ -213,7 +232,7 @@ async def test_nobody_else_may_name_the_user() -> None:
     site = Site()  # no proxy is set
     assert (await site.client(**{"x-forwarded-user": "ben"}).get("/")).status_code == 303
     site = Site(proxy="X-Forwarded-User")
-    site.gate._proxy = Proxy("X-Forwarded-User", "10.0.0.0/8")
+    site.gate.proxy = Proxy("X-Forwarded-User", "10.0.0.0/8")
     assert (await site.client(**{"x-forwarded-user": "ben"}).get("/")).status_code == 303
     twice = [("x-forwarded-user", "ben"), ("x-forwarded-user", "anna")]
     site = Site(proxy="X-Forwarded-User")
