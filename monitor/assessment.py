@@ -73,6 +73,13 @@ class Assessment:
         """Return a recommendation as evidence."""
         return self.alignment.evidence(recommendation)
 
+    def reason(self, recommendation: str, text: str) -> str | None:
+        """Return what of a text differs from a recommendation; none on the fast path, which reads neither."""
+        if self._verifier is None:
+            return None
+        own = self._claims[self.alignment.ids.index(recommendation)]
+        return _reason(claims.compare(own, claims.read(text)))
+
     async def assess(self, texts: Sequence[str]) -> list[StatementScore]:
         """Return one score a text, in order.
 
@@ -153,7 +160,7 @@ class Assessment:
                     recommendation=self.alignment.ids[own[best]],
                     p_recommendation=float(weights[i, best]),
                     category=compared.category or aligned.categories[i],
-                    reason=compared.mismatches[0].reason() if compared.mismatches else None,
+                    reason=_reason(compared),
                 )
             )
         return scores
@@ -163,6 +170,10 @@ class Assessment:
         await self._scorer.close()
         if self._verifier is not None:
             await self._verifier.close()
+
+
+def _reason(compared: claims.Comparison) -> str | None:
+    return compared.mismatches[0].reason() if compared.mismatches else None
 
 
 def _take(aligned: Aligned, rows: list[int]) -> Aligned:

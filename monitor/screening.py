@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
 import orjson
@@ -118,11 +118,19 @@ class Screening:
             _log.warning("store_unavailable", action="scoring without cache", error=str(error))
             return {}
         remembered = {text: _decoded(value) for text, value in zip(texts, values, strict=True)}
-        return {text: score for text, score in remembered.items() if score is not None}
+        return {text: self._explained(text, score) for text, score in remembered.items() if score is not None}
+
+    def _explained(self, text: str, score: StatementScore) -> StatementScore:
+        """Return a remembered score with its reason, which is read again where a verdict will show it."""
+        if judge(score, self.thresholds) not in (Verdict.UNSAFE, Verdict.REVIEW):
+            return score
+        return replace(score, reason=self._assessment.reason(score.recommendation, text))
 
     async def _remember(self, scores: Mapping[str, StatementScore]) -> None:
         try:
-            await self._store.put({self._key(text): orjson.dumps(asdict(score)) for text, score in scores.items()})
+            # Without the reason, which quotes the statement: no store holds message text.
+            values = {text: orjson.dumps(asdict(score) | {"reason": None}) for text, score in scores.items()}
+            await self._store.put({self._key(text): value for text, value in values.items()})
         except StoreUnavailable:
             metrics.STORE_FAILURES.inc()  # the read before has already said so in the log
 

@@ -276,7 +276,8 @@ async def test_a_flag_says_why_and_a_safe_statement_needs_no_reason(
     mismatch = claims.Mismatch("dose", "400 mg", "200 mg")
     compared = claims.Comparison((0.0,) * len(claims.FEATURES), (mismatch,), "dose")
     monkeypatch.setattr(claims, "compare", lambda *_: compared)
-    store = MemoryStore()
+    store = RecordingStore()
     for _ in range(2):  # scored, then remembered
         result = (await verified_screening({(LOADING, SAFE): (p, 0.0)}, store).screen(messages(SAFE)))[0]
         assert (result.statements[0].verdict, result.statements[0].reason) == (verdict, reason)
+        assert b"mg" not in b"".join(store.content.values())  # a reason quotes the statement: it is read again
