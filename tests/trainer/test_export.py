@@ -24,6 +24,7 @@ from monitor.errors import ConfigurationError, ModelMismatch
 from monitor.factory import build_screening
 from monitor.memory import MemoryStore
 from monitor.models.canaries import failures
+from monitor.onnx_scorer import OnnxBackend
 from monitor.package import INPUTS, OUT_OF_SCOPE, OUTPUTS, SCHEMA_VERSION, CanarySpec, ModelPackage, sha256_file
 from monitor.settings import Settings
 from monitor.types import Verdict
@@ -213,6 +214,31 @@ def test_a_smaller_graph_is_of_the_same_model(
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     assert {t.type for t in session.get_inputs()} == {"tensor(int64)"}
     assert {t.type for t in session.get_outputs()} == {"tensor(float)"}
+
+
+async def test_company_changes_no_score_of_eight_bits(served: Graph, tmp_path: Path, toy_run: SimpleNamespace) -> None:
+    path = tmp_path / "encoder" / "1" / "model.onnx"
+    path.parent.mkdir(parents=True)
+    write_onnx(served, path, Precision.INT8)
+    rng = np.random.default_rng(3)
+    lengths = [3, 4, 4, 7, 12, 20, 40]
+    ids = np.zeros((len(lengths), max(lengths)), dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        ids[row, :length] = rng.integers(5, 60, length)
+        mask[row, :length] = 1
+    session = onnxruntime.InferenceSession(str(path))
+    in_company = session.run(list(OUTPUTS), dict(zip(INPUTS, (ids, mask), strict=True)))
+    manifest = ModelPackage.load(toy_run.folder.package).manifest
+    backend = OnnxBackend(ModelPackage(tmp_path, manifest), manifest.encoder, threads=3)
+    together = await backend.infer(ids, mask)
+    backwards = await backend.infer(ids[::-1], mask[::-1])
+    alone = [await backend.infer(ids[i : i + 1, :n], mask[i : i + 1, :n]) for i, n in enumerate(lengths)]
+    await backend.close()
+    for output in range(len(OUTPUTS)):
+        assert np.array_equal(together[output], np.concatenate([one[output] for one in alone]))
+        assert np.array_equal(together[output], backwards[output][::-1])
+    assert not np.allclose(in_company[0], together[0], atol=1e-6), "this graph would not show it"
 
 
 def test_halves_are_made_of_the_fused_graph(served: Graph, tmp_path: Path) -> None:
