@@ -308,8 +308,49 @@ def _lets_in(c: Cluster, workload: Workload, target: Workload, port: int) -> boo
     return False
 
 
+def _behind(c: Cluster, service: Tree, port: int) -> tuple[Workload, int] | None:
+    """Return the workload that a service's port leads to, and the port there."""
+    inside = next((p["targetPort"] for p in service["spec"]["ports"] if p["port"] == port), None)
+    selector = {"matchLabels": service["spec"]["selector"]}
+    target = next((w for w in workloads(c) if _matches(selector, w.labels)), None)
+    number = _pod_port(target, inside) if target is not None and inside is not None else None
+    return None if target is None or number is None else (target, number)
+
+
+def _reaches(c: Cluster, workload: Workload) -> Iterator[str]:
+    """Yield what keeps a workload from an address that it is configured with, or lets it reach more."""
+    needed = set()
+    for host, port in sorted({*_addresses(c, workload)}):
+        name, _, domain = host.partition(".")
+        target: Workload | str
+        number = port
+        if domain:
+            target = domain.partition(".")[0]  # name.namespace.svc
+        elif (service := c.get("Service", name)) is None:
+            yield f"{host}:{port}: there is no service {host}"
+            continue
+        elif (found := _behind(c, service, port)) is None:
+            yield f"{host}:{port}: the service {name} has no such port"
+            continue
+        else:
+            target, number = found
+            if target.name == workload.name:
+                continue
+        needed.add(number)
+        if not _lets_out(c, workload, target, number):
+            yield f"may not reach {host}:{port}"
+        elif isinstance(target, Workload) and not _lets_in(c, workload, target, number):
+            yield f"is not let in at {host}:{port}"
+    for policy in c.of("NetworkPolicy"):
+        selector = policy["spec"]["podSelector"]
+        if selector and _matches(selector, workload.labels):
+            rules = [rule for rule in policy["spec"].get("egress", []) if "to" in rule]
+            for port in sorted({p["port"] for rule in rules for p in rule.get("ports", [])} - needed):
+                yield f"{policy['metadata']['name']} lets it reach port {port}, which it does not need"
+
+
 def network(c: Cluster) -> Iterator[str]:
-    """Nothing is open by default; every address in a configuration can be reached, and selectors select something."""
+    """Nothing is open by default; what a configuration names can be reached, and nothing else; selectors select."""
     denied = [p for p in c.of("NetworkPolicy") if p["spec"]["podSelector"] == {} and "ingress" not in p["spec"]]
     if not any({*p["spec"]["policyTypes"]} == {"Ingress", "Egress"} and "egress" not in p["spec"] for p in denied):
         yield "the network is not closed by default"
@@ -318,28 +359,7 @@ def network(c: Cluster) -> Iterator[str]:
         if not any(_matches(policy["spec"]["podSelector"], w.labels) for w in everything):
             yield f"NetworkPolicy {policy['metadata']['name']}: selects nothing"
     for workload in everything:
-        kafka = any(_own(i["image"]) or "kafka" in i["image"] for i in workload.pod["containers"])
-        for host, port in sorted({*_addresses(c, workload)}):
-            name, _, namespace = host.partition(".")
-            service = c.get("Service", name) if not namespace else None
-            if service is not None:
-                inside = next((p["targetPort"] for p in service["spec"]["ports"] if p["port"] == port), None)
-                behind = {"matchLabels": service["spec"]["selector"]}
-                target = next((w for w in everything if _matches(behind, w.labels)), None)
-                number = _pod_port(target, inside) if target is not None and inside is not None else None
-                if target is None or number is None:
-                    yield f"{workload.name}: {host}:{port}: the service {name} has no such port"
-                elif target.name == workload.name:
-                    continue
-                elif not _lets_out(c, workload, target, number):
-                    yield f"{workload.name}: may not reach {host}:{port}"
-                elif not _lets_in(c, workload, target, number):
-                    yield f"{workload.name}: is not let in at {host}:{port}"
-            elif namespace:
-                if kafka and not _lets_out(c, workload, namespace.partition(".")[0], port):
-                    yield f"{workload.name}: may not reach {host}:{port}"
-            else:
-                yield f"{workload.name}: {host}:{port}: there is no service {host}"
+        yield from (f"{workload.name}: {problem}" for problem in _reaches(c, workload))
 
 
 def scalers(c: Cluster) -> list[Tree]:

@@ -125,6 +125,7 @@ def _changed(tree: Any, path: str, value: Any) -> None:
         tree[place] = value
 
 
+COMPONENT = "app.kubernetes.io/component"
 POD, CONTAINER = "spec/template/spec", "spec/template/spec/containers/0"
 
 
@@ -157,6 +158,7 @@ POD, CONTAINER = "spec/template/spec", "spec/template/spec/containers/0"
         ("Service/triton", "metadata/name", "inference", "there is no service triton"),
         ("Service/triton", "spec/selector", {"a": "b"}, "leads to 0 workloads"),
         ("NetworkPolicy/default-deny", "spec/ingress", [{}], "not closed by default"),
+        ("NetworkPolicy/to-triton", "spec/podSelector", {"matchLabels": {COMPONENT: "alerts"}}, "does not need"),
         ("NetworkPolicy/kafka", "spec/egress/0/ports/0/port", 9092, "may not reach kafka-bootstrap"),
         ("NetworkPolicy/to-triton", "spec/egress/0/ports/0/port", 8000, "may not reach triton:8001"),
         ("NetworkPolicy/triton", "spec/ingress/0/ports/0/port", "http", "is not let in at triton:8001"),
