@@ -18,6 +18,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from monitor.onnx_scorer import rows_alone, run_each
 from monitor.package import INPUTS
 from trainer.errors import ParityError
 from trainer.model.graphs import Graph
@@ -79,6 +80,13 @@ def compare(graph: Graph, path: Path) -> Parity:
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch takes its turns between
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    outputs, alone = list(graph.outputs), rows_alone(session)
+
+    def run(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> list[NDArray[Any]]:
+        if alone:
+            return run_each(session, outputs, INPUTS, ids, mask)
+        return list(session.run(outputs, dict(zip(INPUTS, (ids, mask), strict=True))))
+
     judged = graph.outputs.index(graph.judged)
     difference, flips, labels = 0.0, 0, 0
     for texts in _batches(graph):
@@ -86,7 +94,7 @@ def compare(graph: Graph, path: Path) -> Parity:
         with torch.inference_mode():
             expected = [output.numpy() for output in graph.module(ids, mask)]
         try:
-            given = session.run(list(graph.outputs), dict(zip(INPUTS, (ids.numpy(), mask.numpy()), strict=True)))
+            given = run(ids.numpy(), mask.numpy())
         except Exception as error:  # onnxruntime has no public base class for its errors
             raise ParityError(f"the ONNX graph does not run on a batch of {tuple(ids.shape)}: {error}") from error
         for a, b in zip(expected, given, strict=True):

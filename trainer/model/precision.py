@@ -12,6 +12,8 @@ import onnxruntime
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from monitor.onnx_scorer import ALONE, ROWS
+
 
 @contextmanager
 def _quiet() -> Iterator[None]:
@@ -30,7 +32,8 @@ def quantise(whole: Path, path: Path) -> None:
 
     Dynamically (Jacob et al., CVPR 2018, arXiv:1712.05877): a quarter of the size, and faster on CPUs with the
     instructions for it. A fused attention would keep its weights whole. Constants are folded first, so that every
-    weight is one that quantising sees.
+    weight is one that quantising sees. Activations get one scale for all that is in a batch, so the graph says in its
+    metadata that its rows are to run one by one (`monitor.onnx_scorer`).
     """
     folded = path.with_suffix(".folded.onnx")
     options = onnxruntime.SessionOptions()
@@ -49,6 +52,9 @@ def quantise(whole: Path, path: Path) -> None:
             )
     finally:
         folded.unlink()
+    graph = onnx.load(str(path))
+    graph.metadata_props.add(key=ROWS, value=ALONE)
+    onnx.save(graph, str(path))
     onnx.checker.check_model(str(path))
 
 
