@@ -13,7 +13,7 @@ what they are there. Besides, a retraining's folder holds
     gate.json         the verdict; report.html shows it
     outcome.json      how it ended; not there while it has not
 
-Texts of decisions are in the first two and in `statements.jsonl`: treat the folder as the export.
+Texts of decisions are in the first two and in `statements.jsonl`, which only their owner reads.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from trainer.model import classifier, contrastive, encoder, export
 from trainer.model.classifier import Classifier, Scored
 from trainer.model.encoder import Floats
 from trainer.pipeline import SHIPPED, in_words, progress_bar
-from trainer.retraining import comparison, decisions, gate, heads, lineage, rendering, weights
+from trainer.retraining import comparison, decisions, feedback, gate, heads, lineage, rendering, weights
 from trainer.retraining.comparison import Answer
 from trainer.retraining.corpus import Base
 from trainer.retraining.decisions import Part, Settled
@@ -178,6 +178,7 @@ class Retraining:
             assembly.names_of(pack),
         )
         write_rows(self.decisions, [s.recorded() for s in settled])
+        self.decisions.chmod(feedback.PRIVATE)
         self.__dict__.pop("settled", None)
         reasons = decisions.left_out_by_reason(settled)
         return decisions.counted(settled) | {f"left out: {reason}": n for reason, n in reasons.items()}
@@ -190,6 +191,7 @@ class Retraining:
         shutil.copy(self.base.folder.recommendations, self.folder.recommendations)
         rows = (row for row in read_json_lines(self.base.folder.statements) if row["id"] not in gone)
         count = write_rows(self.folder.statements, [*rows, *learnt])
+        self.folder.statements.chmod(feedback.PRIVATE)
         splits = json.loads(self.base.folder.splits.read_text())
         kept = [i for i in splits[Split.TRAIN] if i not in gone]
         repeated = [e.id for e in learnt for _ in range(self.settings.update.weight)]
