@@ -36,7 +36,7 @@ def _type(annotation: object) -> str:
     kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
     if len(kinds) == 1 and kinds[0] is not annotation:
         return _type(kinds[0])
-    names = {
+    names: dict[object, str] = {
         bool: "true or false",
         int: "whole number",
         float: "number",
@@ -44,7 +44,7 @@ def _type(annotation: object) -> str:
         SecretStr: "secret",
         str: "text",
     }
-    return names.get(annotation, str(getattr(annotation, "__name__", annotation)))  # type: ignore[call-overload]
+    return names.get(annotation, str(getattr(annotation, "__name__", annotation)))
 
 
 def _default(field: FieldInfo) -> str:
@@ -113,7 +113,7 @@ def metrics() -> str:
         rows = ""
         for metric in vars(module).values():
             if isinstance(metric, MetricWrapperBase):
-                family = metric.describe()[0]
+                family = next(iter(metric.describe()))
                 name = f"{family.name}_total" if family.type == "counter" else family.name
                 labels = ", ".join(f"`{label}`" for label in metric._labelnames)
                 rows += f"| `{name}` | {family.type} | {labels} | {family.documentation} |\n"
