@@ -11,13 +11,15 @@ PLUGINS := .venv-plugins
 PLUGINS_STAMP := $(PLUGINS)/.installed
 STREAM_PEERS := .venv-stream-peers
 STREAM_PEERS_STAMP := $(STREAM_PEERS)/.installed
+AUDIT := .venv-audit
+AUDIT_STAMP := $(AUDIT)/.installed
 PIP := -m pip --disable-pip-version-check
 # Models come from disk; nothing is asked of a hub.
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo try-litellm test lint types docs reference format faults soak bench bench-stream bench-end-to-end bench-latency bench-serving bench-gpu bench-styles bench-verifier bench-vignettes bench-peers clean
+.PHONY: help demo try-litellm test lint types audit docs reference format faults soak bench bench-stream bench-end-to-end bench-latency bench-serving bench-gpu bench-styles bench-verifier bench-vignettes bench-peers clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +86,16 @@ reference: $(STAMP) ## Write again what is made from the code: reference pages, 
 	$(BIN)/python docs/reference/generate.py
 	$(BIN)/python deploy/prometheus/operator.py
 
+# The audit's tools want other versions of shared libraries.
+$(AUDIT_STAMP): deploy/audit/requirements.txt
+	test -x $(AUDIT)/bin/python || $(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python $(PIP) install --quiet --upgrade "pip>=24"
+	$(AUDIT)/bin/python $(PIP) install --quiet --requirement deploy/audit/requirements.txt
+	@touch $@
+
+audit: $(STAMP) $(AUDIT_STAMP) ## Ask PyPI for known vulnerabilities of all dependencies, and write an SBOM to build/
+	$(BIN)/python deploy/audit/audit.py $(BIN)/python --tools $(AUDIT)/bin --output build
+
 format: $(STAMP) ## Rewrite the code in its one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -126,4 +138,4 @@ bench-peers: $(STAMP) $(PEERS_STAMP) ## Contrastive training beside SetFit and s
 	$(BIN)/python -m tests.benchmarks.contrastive_peers --python $(PEERS)/bin/python
 
 clean: ## Remove environments, caches and build results (run folders stay)
-	rm -rf $(VENV) $(TRITON) $(PLUGINS) $(PEERS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(TRITON) $(PLUGINS) $(PEERS) $(AUDIT) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
