@@ -197,6 +197,7 @@ class Pages:
         title = HTTPStatus(status).phrase
         response = self._render(request, "error.html", status=status, title=title, detail=detail)
         response.headers.update(headers or {})
+        response.headers["hx-reselect"] = "#error"  # in place of whatever part of the page was asked for
         return response
 
     async def _note(self, kind: str, actor: str, subject: str, **details: str) -> None:
@@ -396,10 +397,8 @@ class Pages:
             filters=filters,
             flag=item.flag,
             shown=shown,
-            policy=self._policy,
             beside=sorted(beside, key=lambda r: -r.score),
             recommendations=list(self._recommendations.values()),
-            named=self._recommendations,
             before=before,
             after=(then or asked.get("then") or after) if done or asked.get("done") else after,
             age=_age(item.flag.received_at, self._clock()),

@@ -193,6 +193,36 @@ async def test_new_flags_are_told_and_shown_when_asked_for(best_broker: Broker, 
         await drive(console, tmp_path, steps)
 
 
+async def test_a_form_that_does_nothing_says_so(best_broker: Broker, tmp_path: Path) -> None:
+    scene = await Scene.create(best_broker)
+    loop = asyncio.get_running_loop()
+    (only,) = await published(scene, 1)
+
+    def steps(browser: Browser) -> None:
+        browser.login("anna")
+        browser.until(lambda: browser.find("#waiting").text == "1", "a flag")
+        browser.open(f"/flags/{only.flags[0].id}")
+        browser.driver.execute_script("document.querySelectorAll('[name=csrf]').forEach(e => { e.value = 'old' })")
+        browser.find("#reveal").click()
+        assert "out of date" in browser.find("#error").text
+        browser.press("r", Keys.ENTER)
+        browser.until(lambda: len(browser.all("#error")) == 2, "the second error")
+        assert not browser.all("#decided")
+        browser.open(f"/flags/{only.flags[0].id}")
+        browser.find("#decision")
+        asyncio.run_coroutine_threadsafe(console.stop(), loop).result()
+        browser.press("r", Keys.ENTER)
+        assert "nothing was saved" in browser.find("#away").text
+        assert browser.find("#choose-reject").is_selected()
+        told = ("403", "ERR_CONNECTION", "htmx:error")  # both refusals, and the server that is gone
+        assert [m for m in browser.complaints() if not any(what in m for what in told)] == []
+
+    console = Console(scene, tmp_path)
+    async with console:
+        await drive(console, tmp_path, steps)
+    assert await decisions(scene) == []
+
+
 async def test_without_javascript(best_broker: Broker, tmp_path: Path) -> None:
     scene = await Scene.create(best_broker)
     flag = (await published(scene, 1))[0].flags[0]

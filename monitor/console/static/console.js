@@ -84,6 +84,13 @@
     button.addEventListener("click", help);
   }
 
+  document.addEventListener("htmx:error", () => {
+    find("#away").hidden = false;
+  });
+  document.addEventListener("htmx:after:request", () => {
+    find("#away").hidden = true;
+  });
+
   // What htmx has put in place of something that had the focus gets it back.
   document.addEventListener("htmx:after:swap", () => {
     if (document.activeElement !== document.body) return;
