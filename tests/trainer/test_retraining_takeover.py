@@ -151,14 +151,14 @@ def test_attempts_are_numbered_and_an_open_one_is_found(verified_package: ModelP
         export = tmp_path / "retraining" / "next.jsonl"
         export.parent.mkdir(exist_ok=True)
         export.write_text("")
-        own = attempts.begin(verified_package, "quick", export)
+        own = attempts.begin(verified_package, "quick", export, {"pack": None})
         numbers.append(own.root.name)
         if how is not None:
             own.end(how)
     assert numbers == ["0001", "0002", "0003"]
     open_ = attempts.unfinished()
     assert open_ is not None
-    assert (open_.root.name, open_.champion) == ("0003", model_name(verified_package))
+    assert (open_.root.name, open_.champion, open_.given) == ("0003", model_name(verified_package), {"pack": None})
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -30,7 +30,7 @@ class Ended(StrEnum):
     PASSED = "passed"  # the gate; promotion was not asked for
     REFUSED = "refused"  # by the gate
     DISAGREED = "disagreed"  # in the shadow
-    SUPERSEDED = "superseded"  # another champion took over while it was at work
+    SUPERSEDED = "superseded"  # another champion took over while it was at work, or something else was asked for
     UNUSABLE = "unusable"  # no decision was left to learn from
 
 
@@ -51,8 +51,14 @@ class Attempt:
         """Name and version of the champion that it is held against."""
         return str(json.loads((self.root / _ATTEMPT).read_text())["champion"])
 
+    @property
+    def given(self) -> dict[str, str | None]:
+        """What it was begun with besides decisions: a candidate, a new version of the guideline."""
+        return dict(json.loads((self.root / _ATTEMPT).read_text())["given"])
+
     def end(self, how: Ended, **facts: Any) -> None:
-        """Note how it ended."""
+        """Note how it ended; the copy of the champion's weights is not needed any more."""
+        shutil.rmtree(self.root / "start", ignore_errors=True)
         write_json(self.root / _OUTCOME, {"outcome": how, "at": datetime.now(UTC).isoformat(), **facts})
 
     def parts(self) -> dict[str, Part]:
@@ -93,8 +99,8 @@ class Attempts:
         ended = (a for a in self if a.outcome is not None and a.outcome["outcome"] != Ended.SUPERSEDED)
         return {name for a in ended for name in a.parts()}
 
-    def begin(self, champion: ModelPackage, profile: str, export: Path) -> Attempt:
-        """Open a new attempt with these decisions."""
+    def begin(self, champion: ModelPackage, profile: str, export: Path, given: Mapping[str, str | None]) -> Attempt:
+        """Open a new attempt with these decisions, and what else it is given."""
         numbers = [int(a.root.name) for a in self]
         root = self._folder / f"{max(numbers, default=0) + 1:04d}"
         # What a process left that was killed before the attempt was noted is nobody's.
@@ -103,6 +109,11 @@ class Attempts:
         export.replace(root / _EXPORT)
         write_json(
             root / _ATTEMPT,
-            {"champion": model_name(champion), "profile": profile, "begun": datetime.now(UTC).isoformat()},
+            {
+                "champion": model_name(champion),
+                "profile": profile,
+                "given": dict(given),
+                "begun": datetime.now(UTC).isoformat(),
+            },
         )
         return Attempt(root)

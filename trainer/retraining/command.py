@@ -63,6 +63,11 @@ class Order:
     pack: Path | None = None
     provider: str | None = None
 
+    @property
+    def given(self) -> dict[str, Path | None]:
+        """What a retraining is of besides decisions."""
+        return {"candidate": self.candidate, "pack": self.pack}
+
 
 @dataclass(frozen=True)
 class Result:
@@ -82,11 +87,14 @@ def _begin(order: Order, settings: Settings, champion: ModelPackage, console: Co
     """Return the attempt to work on, or why there is nothing to do."""
     attempts = Attempts(order.run)
     open_ = attempts.unfinished()
-    if open_ is not None and open_.champion == model_name(champion):
+    given = {name: str(path.resolve()) if path else None for name, path in order.given.items()}
+    if open_ is not None and open_.champion == model_name(champion) and open_.given == given:
         console.print(f"Going on with {open_.root}, which was begun before; decisions made since wait for the next")
         return open_
-    if open_ is not None:
-        console.print(f"{open_.root} was held against {open_.champion}, which is not in use any more: closed")
+    if open_ is not None and champion.path.resolve() == (open_.root / "package").resolve():
+        open_.end(Ended.PROMOTED)  # killed right after the pointer had moved
+    elif open_ is not None:
+        console.print(f"{open_.root} was begun against {open_.champion}, or with other options: closed")
         open_.end(Ended.SUPERSEDED)
     file = order.run / "retraining" / "next.jsonl"
     rows = feedback.take(order.source, order.topic, settings, file, console)
@@ -97,7 +105,7 @@ def _begin(order: Order, settings: Settings, champion: ModelPackage, console: Co
             f"nothing to do: {len(rows)} settled decisions, {len(new)} of them new since the last retraining, and "
             f"--least asks for {order.least}"
         )
-    return attempts.begin(champion, order.settings.profile, file)
+    return attempts.begin(champion, order.settings.profile, file, given)
 
 
 def _revised(base: corpus.Base, pack: Pack, attempt: Attempt, order: Order, console: Console) -> corpus.Base:
