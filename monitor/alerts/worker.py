@@ -146,10 +146,23 @@ class AlertsWorker(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         async with self._lock:
             if not self._rebalancing:  # else what is handed out now may be read again from an earlier place
-                found = await consumer.getmany(timeout_ms=int(_POLL * 1000), max_records=_BATCH)
-                await self.take([record for records in found.values() for record in records])
+                await self.take(await self._fetched(consumer))
                 return
         await asyncio.sleep(_POLL)
+
+    @staticmethod
+    async def _fetched(consumer: AIOKafkaConsumer) -> list[ConsumerRecord]:
+        """Return the next records, none when a rebalance begins while they are waited for.
+
+        `getmany` would then wait for its end, which waits for the lock that is held here. Giving it up loses nothing:
+        between taking records from its buffer and returning them it does not wait.
+        """
+        try:
+            async with asyncio.timeout(2 * _POLL):
+                found = await consumer.getmany(timeout_ms=int(_POLL * 1000), max_records=_BATCH)
+        except TimeoutError:
+            return []
+        return [record for records in found.values() for record in records]
 
     def tick(self) -> None:
         """Plan what has become due, and hand over what has room."""

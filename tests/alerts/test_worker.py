@@ -309,3 +309,24 @@ async def test_partitions_that_leave_take_their_waiting_flags_with_them() -> Non
         stage.clock.now += 10
         await stage.until(lambda: stage.consumer.committed == 1)
     assert [sent.count for sent in sink.sent] == [1]
+
+
+async def test_a_rebalance_that_begins_while_flags_are_waited_for_is_not_waited_for_in_turn() -> None:
+    """aiokafka's `getmany` waits for the end of a rebalance, and that for the partitions to be given away."""
+
+    class Rebalancing(FakeConsumer):
+        assigned = asyncio.Event()
+
+        async def getmany(self, *, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[ConsumerRecord]]:
+            await self.assigned.wait()
+            return await super().getmany(timeout_ms=timeout_ms, max_records=max_records)
+
+    consumer, sink = Rebalancing(records(0)), RecordingSink()
+    stage = Stage(config_of(["out"]), [sink], consumer)
+    async with stage.running(), asyncio.timeout(30):
+        await asyncio.sleep(0)
+        await stage.worker.on_partitions_revoked([P])
+        consumer.assigned.set()
+        stage.worker.on_partitions_assigned([P])
+        await stage.until(lambda: consumer.committed == 1)
+    assert sink.messages == ["message-0"]
