@@ -100,7 +100,7 @@ async def test_the_journey_of_a_flag(best_broker: Broker, tmp_path: Path) -> Non
         browser.login("cara")
         browser.find("#queue a[href*='view=disputed']").click()
         browser.until(lambda: len(browser.all("#queue tr[data-flag]")) == 1, "the disputed flag")
-        assert "view=disputed" in browser.driver.current_url
+        browser.until(lambda: "view=disputed" in browser.driver.current_url, "the view in the address")
         browser.open(path)
         decide(browser, Decision.ACCEPT)
         browser.until(lambda: browser.find("#state").get_attribute("data-status") == "settled", "a settlement")
@@ -233,14 +233,14 @@ async def test_without_javascript(best_broker: Broker, tmp_path: Path) -> None:
         assert not browser.all("html.scripted")
         browser.find("#filter-q").send_keys("m-0")
         browser.find("#apply").click()
-        assert "q=m-0" in browser.driver.current_url
+        browser.until(lambda: "q=m-0" in browser.driver.current_url, "q=m-0")
         browser.find("#queue tr[data-flag] .open").click()
         browser.find("#reveal").click()
         assert browser.find("#statement").text == "Give 400 mg on day 1."
         decide(browser, Decision.REJECT, "By form alone.")
         browser.open("/trends")
         browser.find("#threshold-form button").click()
-        assert "threshold=0.76" in browser.driver.current_url
+        browser.until(lambda: "threshold=0.76" in browser.driver.current_url, "threshold=0.76")
 
     async with Console(scene, tmp_path) as console:
         await drive(console, tmp_path, steps, scripts=False)
