@@ -2,7 +2,8 @@
 
 Offsets are committed after what they stand for is stored, so nothing is lost; repeats change nothing. Decisions are
 read back as well, those of this console included: a store that failed between publishing and storing catches up, and
-one that was empty (the memory store always is) is filled from the topics' beginning.
+one that was empty (the memory store always is) is filled from the topics' beginning. Flags of canaries are left out:
+there is nothing to review about them, and what nobody decides never reaches training.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from monitor.alerts.reading import read_flag
 from monitor.backoff import delays
+from monitor.canary.identity import is_canary
 from monitor.connections.kafka import denied
 from monitor.console import metrics
 from monitor.console.desk import Desk
@@ -130,6 +132,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
                 item = read_item(record, kind)
             except InvalidMessage as error:
                 problems.append(Problem(place_of(record), error.reason, error.detail, timestamp(record.timestamp)))
+                continue
+            if is_canary(item.flag.tenant, item.flag.message_id):
                 continue
             known = items.get(item.flag.id)
             items[item.flag.id] = known.merged(item) if known else item

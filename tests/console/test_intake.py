@@ -8,6 +8,7 @@ from datetime import timedelta
 import orjson
 import pytest
 
+from monitor.canary.identity import PREFIX, TENANT
 from monitor.console.desk import Desk
 from monitor.console.intake import Intake, Kind
 from monitor.console.live import Channel
@@ -60,6 +61,16 @@ async def test_what_cannot_be_read_is_reported_and_the_rest_goes_on() -> None:
         ("safety.feedback", 4), ("safety.review", 3), ("safety.flags", 2), ("safety.flags", 1),
     ]  # fmt: skip
     assert not any("400" in p.detail for p in kept.problems)
+
+
+async def test_nobody_reviews_canaries() -> None:
+    kept = desk()
+    canary = make_flag(1, tenant=TENANT, message_id=f"{PREFIX}1", received_at=NOW)
+    other = make_flag(2, tenant=TENANT, received_at=NOW)
+    await Intake(kept, TOPICS, from_beginning=False).take(
+        [flag_record_of(flag, offset=n) for n, flag in enumerate((canary, other))]
+    )
+    assert (kept.register.get(canary.id), len(kept.register)) == (None, 1)
 
 
 async def test_a_flag_of_a_newer_monitor_is_read() -> None:
