@@ -7,6 +7,7 @@ them to tests; without Java, Kafka or redis-server those are skipped with the li
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
@@ -253,7 +254,7 @@ def secured_kafka(folder: Path, plain_users: dict[str, str] | None = None) -> It
     # The broker reads keys only from where its own Java properties allow it.
     allowed = f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=file://{issuer.keys}"
     with running_kafka(kind, Path(place), folder / "broker", settings, ports=(plaintext, controller), java=allowed):
-        admin = AdminClient({"bootstrap.servers": f"{HOST}:{plaintext}"})
+        admin = AdminClient({"bootstrap.servers": f"{HOST}:{plaintext}", "log_level": 0})
         yield SecuredKafka(
             *(f"{HOST}:{port}" for port in (plaintext, sasl, sasl_tls, tls)), authority, issuer, admin, users
         )
@@ -311,7 +312,8 @@ def secured_redis(
         "--tls-ca-cert-file", str(authority.ca),
         "--tls-auth-clients", "yes" if client_certificates else "no",
         "--user", "default", "off",
-        "--user", "admin", "on", f">{admin_password}", "~*", "&*", "+@all",
+        # Its digest: everybody on the machine can read a command line.
+        "--user", "admin", "on", f"#{hashlib.sha256(admin_password.encode()).hexdigest()}", "~*", "&*", "+@all",
     )  # fmt: skip
     server = LocalRedis(port, options=options)
     server.start()
