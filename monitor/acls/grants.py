@@ -66,6 +66,9 @@ def _follows_models(settings: Settings) -> bool:
 
 
 _MODELS = ("guardline:models:*",)
+_MOVES_MODELS = RedisGrant(
+    _MODELS, ("lrange", "lpush", "ltrim", "del", "multi", "exec"), write=True, why="promote and roll back"
+)
 
 
 def _monitor(own: Settings) -> Grants:
@@ -168,20 +171,14 @@ def _replay(own: Settings) -> Grants:
     )
 
 
+def _promotions(own: Settings) -> tuple[KafkaGrant, ...]:
+    return (_write(own.topic_audit_events, "promotions, for the audit log"),) if own.audit_actions else ()
+
+
 def _models(own: Settings) -> Grants:
     return Grants(
-        (
-            _read(own.topic_shadow, "what champion and challenger decided"),
-            *([_write(own.topic_audit_events, "promotions, for the audit log")] if own.audit_actions else []),
-        ),
-        _redis(
-            own,
-            RedisGrant(
-                _MODELS, ("lrange", "lpush", "ltrim", "del", "multi", "exec"), write=True, why="promote and roll back"
-            ),
-        )
-        if own.models_file is None
-        else (),
+        (_read(own.topic_shadow, "what champion and challenger decided"), *_promotions(own)),
+        _redis(own, _MOVES_MODELS) if own.models_file is None else (),
     )
 
 
@@ -207,6 +204,27 @@ def _feedback(own: Settings) -> Grants:
     )
 
 
+def _retrain(own: Settings) -> Grants:
+    return Grants(
+        (
+            _read(own.topic_feedback, "decisions"),
+            _read(own.topic_outputs, "the statements that they are about"),
+            _read(own.topic_shadow, "what champion and challenger decided"),
+            *_promotions(own),
+        ),
+        _redis(
+            own,
+            RedisGrant(
+                ("guardline:retrain",),
+                ("set", "get", "del", "pttl", "pexpire", "evalsha", "script|load"),
+                write=True,
+                why="one at a time",
+            ),
+            *([_MOVES_MODELS] if own.models_file is None else []),
+        ),
+    )
+
+
 def _sender(own: Settings) -> Grants:
     return Grants((_write(own.topic_outputs, "answers"),))
 
@@ -229,4 +247,5 @@ def components(
         "models": _models(settings),
         "audit": _audit(settings),
         "feedback": _feedback(settings),
+        "retrain": _retrain(settings),
     }

@@ -32,7 +32,7 @@ from monitor.audit.chain import SEGMENT, ChainBroken, Draft, Follower, Head, Not
 from monitor.audit.entries import Drafts, gap, genesis, repair, segment
 from monitor.audit.log import AuditLog, LogUnavailable
 from monitor.backoff import delays
-from monitor.connections.kafka import denied
+from monitor.connections.kafka import denied, ensure_readable
 from monitor.errors import ConfigurationError, GuardlineError, InvalidMessage
 from monitor.health import Progress
 from monitor.heartbeat import HEARTBEAT
@@ -143,6 +143,7 @@ class Recorder(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             while not stop.is_set():
                 HEARTBEAT.beat()
+                ensure_readable(consumer)
                 found = await consumer.getmany(timeout_ms=int(_POLL * 1000), max_records=_BATCH)
                 if self._failure is not None:  # the consumer may stand elsewhere than the log
                     raise self._failure

@@ -20,7 +20,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from monitor.alerts.reading import read_flag
 from monitor.backoff import delays
 from monitor.canary.identity import is_canary
-from monitor.connections.kafka import denied
+from monitor.connections.kafka import denied, ensure_readable
 from monitor.console import metrics
 from monitor.console.desk import Desk
 from monitor.console.store import Item, Problem
@@ -93,6 +93,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             while not stop.is_set():
                 HEARTBEAT.beat()
+                ensure_readable(consumer)
                 found = await consumer.getmany(timeout_ms=_POLL, max_records=_BATCH)
                 records = [record for batch in found.values() for record in batch]
                 if records and await self._insist(records, stop):

@@ -25,7 +25,7 @@ from monitor.acls.rendering import redis_rules
 from monitor.connections.redis import redis_client
 from monitor.console.redis import RedisConsoleStore
 from monitor.console.store import Problem
-from monitor.errors import ConfigurationError, StoreUnavailable
+from monitor.errors import ConfigurationError, GuardlineError, StoreUnavailable
 from monitor.models.pointer import Alias, Choice, RedisPointer
 from monitor.records import Origin
 from monitor.redis_store import RedisStore
@@ -37,6 +37,7 @@ from tests.console.stage import SPAN, TEXT, Console, Scene, item
 from tests.fixtures_kafka import CHECKOUT, Broker, consume_all, produce
 from tests.fixtures_secured import Grant, SecuredKafka, SecuredRedis, acl_tool
 from tests.security.guardline import Guardline
+from trainer.retraining.lock import held
 
 connected = pytest.mark.connected
 SAFE = "Remdesivir is given as a 200 mg loading dose on day 1."
@@ -252,6 +253,19 @@ async def _models_in_redis(settings: Settings) -> None:
         await pointer.close()
 
 
+async def _retrain_in_redis(settings: Settings) -> None:
+    def work() -> None:
+        try:
+            for _ in range(2):  # the second time proves that the first let go
+                with held(settings, Path("unused")) as lock:
+                    lock.require()
+        except GuardlineError as error:
+            raise StoreUnavailable(str(error)) from error
+
+    await asyncio.to_thread(work)
+    await _models_in_redis(settings)
+
+
 def _smaller(grants: Grants) -> list[Grants]:
     """Return the grants without each command, and without each pattern of keys."""
     found = []
@@ -271,6 +285,7 @@ def _smaller(grants: Grants) -> list[Grants]:
         ("canary", _canary_in_redis),
         ("console", _console_in_redis),
         ("models", _models_in_redis),
+        ("retrain", _retrain_in_redis),
     ],
 )
 async def test_redis_grants_suffice_and_none_is_superfluous(
@@ -283,6 +298,7 @@ async def test_redis_grants_suffice_and_none_is_superfluous(
 
     async def with_only(grants: Grants) -> None:
         redis_with_acls.execute("FLUSHALL")
+        redis_with_acls.execute("SCRIPT", "FLUSH")
         redis_with_acls.execute("ACL", "SETUSER", "own", "reset", "on", ">secret", *redis_rules(grants))
         async with redis_client(settings) as client:  # what every component asks at its start
             try:
@@ -376,7 +392,7 @@ def test_the_alerts_file_is_asked_for_its_topics(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_unknown_component_is_told_the_known_ones() -> None:
-    with pytest.raises(ConfigurationError, match=r"no component cleaner: there are monitor, alerts"):
+    with pytest.raises(ConfigurationError, match=r"no component cleaner: there are .*monitor, alerts"):
         CliRunner().invoke(command, ["--component", "cleaner"], catch_exceptions=False)
 
 
