@@ -152,8 +152,10 @@ class Retraining:
         names = sorted(families)
         random.Random(own.seed).shuffle(names)
         chosen: list[Example] = []
+        # However many decisions there are, they stay the smaller half.
+        enough = None if most is None else max(most, own.weight * len(decided))
         for name in names:
-            if most is not None and len(chosen) >= most:
+            if enough is not None and len(chosen) >= enough:
                 break
             chosen += families[name]
         times = own.times(len(decided), len(chosen))

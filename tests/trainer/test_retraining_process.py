@@ -13,20 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import torch
 from redis import Redis
+from rich.console import Console
 
 from monitor.package import ModelPackage
 from monitor.settings import Settings
 from tests.fixtures_services import LocalRedis
 from tests.fixtures_variants import variant
-from tests.trainer.conftest import make_tiny_bert
-from trainer.guideline.guidelines import DEFAULT_PACK
+from trainer.artifacts import RunFolder
+from trainer.guideline.guidelines import Pack
+from trainer.pipeline import STAGES, Pipeline
 from trainer.retraining.lock import held
+from trainer.settings import TrainSettings
 
-PACK = DEFAULT_PACK.with_name("covid19-nirmatrelvir.yaml")
 #: Like no statement of the corpus, so that the champion's verdict on it can be overruled.
-TEXT = "Grandmother swears by half a spoon of nirmatrelvir in warm goat milk whenever the moon is full."
+TEXT = "Grandmother swears by half a spoon of zolamide in warm goat milk whenever the moon is full."
 
 
 def guardline(*arguments: object, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -35,14 +36,32 @@ def guardline(*arguments: object, environment: dict[str, str] | None = None) -> 
     return subprocess.run(command, capture_output=True, text=True, env=own, timeout=600)
 
 
+#: Further people whom the held-out voices speak of: enough statements to show something.
+PEOPLE = ("nurses", "sailors", "bakers", "farmers", "smiths", "tailors")
+
+
 @pytest.fixture(scope="module")
-def champion(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of a champion that was trained in seconds: good for nothing, and wrong about `TEXT`."""
-    torch.manual_seed(3)
+def champion(
+    tmp_path_factory: pytest.TempPathFactory, make_pack: Callable[[Path], Path], tiny_settings: TrainSettings
+) -> Path:
+    """The run folder of a champion that was trained in seconds: good for little, and wrong about `TEXT`."""
     root = tmp_path_factory.mktemp("champion")
-    encoder = make_tiny_bert(root / "tiny")
-    done = guardline("train", "--pack", PACK, "--run", root / "run", "--profile", "smoke", "--encoder", encoder)
-    assert done.returncode == 0, done.stderr
+    pack = make_pack(root / "pack")
+    for file in (pack.parent / "corpus" / f"llm_style_{style}.jsonl" for style in ("g", "l")):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        for people in PEOPLE:
+            rows += [
+                row
+                | {
+                    "id": f"{row['id']}-{people}",
+                    "parent": row["parent"] and f"{row['parent']}-{people}",
+                    "text": row["text"].replace("adults", people),
+                }
+                for row in rows
+                if "adults" in row["text"] and row["id"].count("-") == 1
+            ]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Pipeline(RunFolder(root / "run"), Pack.load(pack), tiny_settings).run(STAGES[:-1], Console(quiet=True))
     return root / "run"
 
 
@@ -58,7 +77,9 @@ class Deployment:
 
     @property
     def arguments(self) -> list[str]:
-        return ["retrain", "--run", str(self.run), "--from", str(self.decisions), "--least", "1", "--json"]
+        # A toy's few statements move by whole shares.
+        own = ["--run", str(self.run), "--from", str(self.decisions), "--least", "1", "--margin", "0.45", "--json"]
+        return ["retrain", *own]
 
     def retrain(self, *more: object) -> subprocess.CompletedProcess[str]:
         return guardline(*self.arguments, *more, environment=self.environment)
@@ -106,7 +127,7 @@ def deploy(champion: Path, tmp_path: Path) -> Iterator[Callable[..., Deployment]
     for own in made:
         for process in own.processes:
             process.kill()
-            process.communicate()
+            process.wait()
 
 
 def appeared(file: Path, process: subprocess.Popen[str]) -> bool:
