@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo try-litellm test lint types audit docs reference format faults soak bench bench-stream bench-end-to-end bench-latency bench-serving bench-gpu bench-styles bench-verifier bench-vignettes bench-peers clean
+.PHONY: help demo try-litellm platform test lint types audit docs reference format faults soak bench bench-stream bench-end-to-end bench-latency bench-serving bench-gpu bench-styles bench-verifier bench-vignettes bench-peers clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,10 @@ demo: $(STAMP) ## Train a model if there is none, then screen 320 LLM answers an
 
 try-litellm: $(STAMP) ## From a clean folder: install with LiteLLM, five lines of code, a wrong dose becomes a flag
 	$(BIN)/python -m tests.producers.first_afternoon
+
+platform: $(STAMP) $(TRITON_STAMP) ## Start everything on this machine with TLS, passwords and ACLs, use it, end it (ARGS=--keep: stay)
+	@sh deploy/test-services.sh
+	$(BIN)/python -m tests.platform $(ARGS)
 
 test: $(STAMP) $(TRITON_STAMP) $(PLUGINS_STAMP) ## Run all tests against real Redis, Triton and Kafka
 	@sh deploy/test-services.sh

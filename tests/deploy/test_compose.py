@@ -151,6 +151,22 @@ def test_a_forgotten_or_stale_example_is_reported(deployment: Deployment) -> Non
     assert found == ["variable KAFKA_PORT is missing from .env.example", ".env.example: nothing reads OLD"]
 
 
+def test_prometheus_scrapes_every_process_where_it_serves_metrics(deployment: Deployment) -> None:
+    services = deployment.compose["services"]
+    jobs = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    for job in jobs:
+        service = services[job["job_name"]]
+        own = service["environment"]
+        port = own.get("GUARDLINE_INTAKE_PORT", own["GUARDLINE_METRICS_PORT"])
+        if set(service.get("profiles", [])) <= set(services["prometheus"]["profiles"]):
+            assert job["static_configs"] == [{"targets": [f"{job['job_name']}:{port}"]}]
+        else:  # it may be wanted elsewhere only: then it is no fault that it does not answer
+            assert job["dns_sd_configs"] == [{"names": [job["job_name"]], "type": "A", "port": int(port)}]
+    assert {job["job_name"] for job in jobs} == {
+        name for name, own in services.items() if own.get("image") == services["monitor"]["image"]
+    } - {"repository"}
+
+
 def test_durations() -> None:
     assert [seconds(text) for text in ("45s", "1m30s", "500ms", "1h")] == [45, 90, 0.5, 3600]
 

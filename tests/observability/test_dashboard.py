@@ -19,7 +19,7 @@ from tests.fixtures_kafka import Broker, produce
 from tests.fixtures_services import free_ports
 from tests.observability.processes import alerts
 from tests.observability.test_rules import exported, used
-from tests.observability.tools import DEPLOY, get, needs, prometheus
+from tests.observability.tools import DEPLOY, get, needs, prometheus, prometheus_config
 
 DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "dashboards" / "guardline.json").read_text())
 PANELS: list[dict[str, Any]] = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
@@ -39,27 +39,6 @@ def filled(expression: str) -> str:
         expression = expression.replace(name, value)
     assert "$" not in expression
     return expression
-
-
-def config(folder: Path, ports: dict[str, int]) -> Path:
-    """Write a configuration with the shipped rules and jobs, scraped every second."""
-    shipped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
-    jobs = {job["job_name"] for job in shipped["scrape_configs"]}
-    assert ports.keys() <= jobs
-    path = folder / "prometheus.yml"
-    path.write_text(
-        yaml.safe_dump(
-            {
-                "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-                "rule_files": [str(DEPLOY / "prometheus" / name) for name in shipped["rule_files"]],
-                "scrape_configs": [
-                    {"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
-                    for job, port in ports.items()
-                ],
-            }
-        )
-    )
-    return path
 
 
 async def answers(url: str) -> dict[str, dict[str, Any]]:
@@ -91,7 +70,7 @@ async def test_every_query_is_understood_and_finds_what_happens(
         alerts(embedded, topics, tmp_path, receiver.url, ports["alerts"]),
         canary(embedded, topics, model_package.path, tmp_path / "canary.log", ports["canary"]),
     ):
-        server = prometheus(config(tmp_path, ports), tmp_path)
+        server = prometheus(prometheus_config(tmp_path, ports), tmp_path)
         url = await asyncio.to_thread(server.__enter__)
         try:
             number, found, missing = 0, {}, ["all"]

@@ -10,12 +10,13 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.fixtures_services import CHECKOUT, free_ports
 
@@ -70,6 +71,26 @@ def _answers(url: str) -> bool:
             return True
     except (urllib.error.URLError, OSError):
         return False
+
+
+def prometheus_config(folder: Path, ports: Mapping[str, int], *, alertmanager: str | None = None) -> Path:
+    """Write a configuration with the shipped rules and jobs, scraped every second, each at its port on loopback."""
+    shipped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    jobs = {job["job_name"] for job in shipped["scrape_configs"]}
+    assert ports.keys() <= jobs
+    config: dict[str, Any] = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(DEPLOY / "prometheus" / name) for name in shipped["rule_files"]],
+        "scrape_configs": [
+            {"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]} for job, port in ports.items()
+        ],
+    }
+    if alertmanager is not None:
+        target = alertmanager.removeprefix("http://")
+        config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [target]}]}]}
+    path = folder / "prometheus.yml"
+    path.write_text(yaml.safe_dump(config))
+    return path
 
 
 @contextmanager
