@@ -190,7 +190,7 @@ async def alarmed(prometheus: str, alertmanager: str, kafka: SecuredKafka, alarm
 
     async def counted() -> bool | None:
         # A counter that was never seen at 0 has not increased, by Prometheus' reckoning.
-        return await value(prometheus, 'guardline_alerts_flags_total{outcome="unreadable"}') == 0 or None
+        return await value(prometheus, 'guardline_alerts_flags_total{job="alerts",outcome="unreadable"}') == 0 or None
 
     async def held() -> dict[str, Any] | None:
         return next((a for a in await alerts_at(alertmanager) if a["labels"]["alertname"] == alarm), None)
