@@ -37,7 +37,7 @@ NOW = datetime(2026, 3, 9, 12, tzinfo=UTC)
 TEXT = "For adults, remdesivir works. Give 400 mg on day 1. Then 100 mg once a day."
 SPAN = (30, 51)
 THRESHOLDS = Thresholds(unsafe=0.76, review=0.39, in_scope=0.48)
-MODEL = ModelReference(name="covid19-remdesivir", version="20261128.83efb96c")
+MODEL = ModelReference(name="covid19-remdesivir", version="20261128.b33b7837")
 #: As a terminal would run it; entry points are looked up in what is installed, which may be an older checkout.
 _COMMAND = "from monitor.console.command import command; command(prog_name='console')"
 
