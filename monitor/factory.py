@@ -44,7 +44,6 @@ def build_limits(settings: Settings) -> BatchLimits:
     """Return how batches come about."""
     return BatchLimits(
         max_tokens=settings.batch_tokens,
-        max_rows=settings.batch_rows,
         window=settings.batch_window,
         wait=settings.batch_wait,
         in_flight=settings.batches_in_flight,

@@ -113,12 +113,6 @@ class Settings(BaseSettings):
     )
     onnx_threads: int = Field(default=0, ge=0, description="Threads inside an operator; 0: one per core.")
     batch_tokens: int = Field(default=1024, gt=0, description="Tokens in one batch; on a GPU 16384 and more.")
-    batch_rows: int = Field(
-        default=128,
-        gt=0,
-        description="Texts in one batch at most. With 1 no score depends on what else is scored, as it does with "
-        "eight-bit weights, and `guardline audit reproduce` finds its last digit again; a tenth more CPU.",
-    )
     batch_window: int = Field(
         default=256, gt=0, description="Statements, of any messages, that are sorted by length and batched together."
     )

@@ -191,8 +191,7 @@ def _show(found: reproduction.Reproduction) -> None:
     console.print("identical" if found.identical else f"different: {', '.join(found.differences)}", markup=False)
     if found.differences == ["score"]:
         console.print(
-            "The decision is the same. Eight-bit weights give scores that depend on what was scored together, unless "
-            "the monitor has GUARDLINE_BATCH_ROWS=1; other processors and versions of ONNX Runtime differ, too."
+            "The decision is the same. Other processors, versions of ONNX Runtime, GPUs and Triton round otherwise."
         )
 
 

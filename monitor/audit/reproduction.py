@@ -1,9 +1,8 @@
 """Compute the verdict behind a flag again, from the message and the model package that the log names.
 
-It goes the monitor's own path (`monitor.screening`), in this process, at the thresholds of the entry, each text by
-itself. On the same CPU with the same ONNX Runtime a graph gives the same numbers for the same batch. Eight-bit weights,
-as in the package that ships, scale their activations by what else is in the batch: then the score is the same to the
-last digit only if the worker scored each text by itself, too (`GUARDLINE_BATCH_ROWS=1`).
+It goes the monitor's own path (`monitor.screening`), in this process, at the thresholds of the entry. On the same CPU
+with the same ONNX Runtime a graph gives the same numbers; graphs of eight bits run their rows one by one, so that what
+else was scored in that moment has no part in it (`monitor.onnx_scorer`).
 """
 
 from __future__ import annotations
@@ -189,7 +188,7 @@ async def reproduce(
     """
     thresholds = Thresholds.model_validate(details["thresholds"])
     verify = _verified(package, thresholds, settings)
-    own = settings.model_copy(update={"scorer": "onnx", "verify": verify, "batch_rows": 1})
+    own = settings.model_copy(update={"scorer": "onnx", "verify": verify})
     screening = Screening(
         package, assessment=build_assessment(own, package), store=MemoryStore(), thresholds=thresholds
     )

@@ -92,7 +92,7 @@ def message(tmp_path: Path) -> Path:
 def test_the_shipped_package_gives_the_identical_score(
     tmp_path: Path, message: Path, settings: dict[str, object]
 ) -> None:
-    records = asyncio.run(screened(ANSWER, batch_rows=1, **settings))
+    records = asyncio.run(screened(ANSWER, **settings))
     assert records
     for flag in log_of(tmp_path / "log", records):
         found = reproduced(flag, tmp_path / "log", "--message", message)
@@ -103,7 +103,7 @@ def test_the_shipped_package_gives_the_identical_score(
 
 @pytest.mark.model
 def test_the_bare_text_will_do_and_no_text_is_printed(tmp_path: Path) -> None:
-    (flag, *_) = log_of(tmp_path / "log", asyncio.run(screened(ANSWER, batch_rows=1)))
+    (flag, *_) = log_of(tmp_path / "log", asyncio.run(screened(ANSWER)))
     file = tmp_path / "message.txt"
     file.write_text(ANSWER["text"])
     result = run(flag, tmp_path / "log", "--message", file)
@@ -114,7 +114,7 @@ def test_the_bare_text_will_do_and_no_text_is_printed(tmp_path: Path) -> None:
 
 @pytest.mark.model
 def test_what_differs_is_named(tmp_path: Path, message: Path) -> None:
-    (record, *_) = asyncio.run(screened(ANSWER, batch_rows=1))
+    (record, *_) = asyncio.run(screened(ANSWER))
     value = json.loads(record.value)
     changed = value | {"score": value["score"] - 1e-6, "category": "duration"}
     elsewhere = value | {"id": "1" * 32, "start": value["start"] + 1}
@@ -136,7 +136,7 @@ def test_what_differs_is_named(tmp_path: Path, message: Path) -> None:
 
 @pytest.mark.model
 def test_a_package_that_was_promoted_before_is_found(tmp_path: Path, message: Path) -> None:
-    (flag, *_) = log_of(tmp_path / "log", asyncio.run(screened(ANSWER, batch_rows=1)))
+    (flag, *_) = log_of(tmp_path / "log", asyncio.run(screened(ANSWER)))
     models = tmp_path / "models.json"
     own = ModelPackage.load(DEFAULT_MODEL).reference
     choice = Choice(path=DEFAULT_MODEL, name=own.name, version=own.version, at=START)
@@ -185,7 +185,7 @@ def test_what_is_not_there_is_said(tmp_path: Path, message: Path, embedded: Brok
 async def test_the_flags_of_a_stream_are_reproduced_from_the_broker(broker: Broker, tmp_path: Path) -> None:
     topics = await WorkerTopics.create(broker)
     answers = ANSWERS.read_bytes().splitlines()[:6]
-    async with Worker(broker, DEFAULT_MODEL, topics, tmp_path / "worker.log", batch_rows="1") as worker:
+    async with Worker(broker, DEFAULT_MODEL, topics, tmp_path / "worker.log") as worker:
         await produce(broker.bootstrap, topics.names["outputs"], answers, 2)
         results = await collect(broker.bootstrap, topics, len(answers), worker, settle=False)
     found = [
