@@ -136,12 +136,17 @@ def _train(attempt: Attempt, order: Order, champion: ModelPackage, console: Cons
 
 
 def _shadow(
-    retraining: Retraining, order: Order, pointer: ModelPointer, settings: Settings, console: Console
+    retraining: Retraining,
+    order: Order,
+    pointer: ModelPointer,
+    settings: Settings,
+    runner: asyncio.Runner,
+    console: Console,
 ) -> tuple[list[str], dict[str, Any]]:
     """Return why the stream speaks against the challenger, and what was seen."""
     with progress_bar(console) as progress:
         task = progress.add_task("shadow: messages judged by both", total=order.shadow)
-        found = asyncio.run(
+        found = runner.run(
             takeover.shadow(
                 retraining.challenger(), pointer, settings, wanted=order.shadow, patience=order.shadow_timeout,
                 advance=lambda n: progress.update(task, completed=n), say=console.print,
@@ -155,8 +160,15 @@ def _shadow(
     return found.reasons(bounds, order.shadow), {"shadow": takeover.as_json(found, bounds)}
 
 
-def _once(order: Order, settings: Settings, pointer: ModelPointer | None, lock: Held, console: Console) -> Result:
-    champion = asyncio.run(takeover.current(pointer, settings))
+def _once(
+    order: Order,
+    settings: Settings,
+    pointer: ModelPointer | None,
+    lock: Held,
+    runner: asyncio.Runner,
+    console: Console,
+) -> Result:
+    champion = runner.run(takeover.current(pointer, settings))
     begun = _begin(order, settings, champion, console)
     if isinstance(begun, str):
         return Result(None, begun, {})
@@ -185,12 +197,12 @@ def _once(order: Order, settings: Settings, pointer: ModelPointer | None, lock: 
     if not order.promote or pointer is None:
         return ended(Ended.PASSED, f"passed, not promoted: guardline promote {challenger.path}", [])
     if order.shadow:
-        reasons, seen = _shadow(retraining, order, pointer, settings, console)
+        reasons, seen = _shadow(retraining, order, takeover.FencedPointer(pointer, lock), settings, runner, console)
         facts |= seen
         if reasons:
             return ended(Ended.DISAGREED, f"refused in the shadow: {'; '.join(reasons)}", reasons)
     why = f"retrained on {of} decisions ({right} learnt), gate passed" if of else "passed the gate of retrain"
-    asyncio.run(
+    runner.run(
         takeover.promote(
             challenger, model_name(champion), takeover.FencedPointer(pointer, lock), settings, why=why,
             say=console.print,
@@ -214,12 +226,13 @@ def once(order: Order, settings: Settings, console: Console) -> Result:
             "nothing says which model is in use, so none can be promoted: set GUARDLINE_MODELS_FILE or "
             "GUARDLINE_STORE=redis as for the monitor, or give --no-promote"
         )
-    try:
-        with held(settings, order.run) as lock:
-            return _once(order, settings, pointer, lock, console)
-    finally:
-        if pointer is not None:
-            asyncio.run(pointer.close())
+    with asyncio.Runner() as runner:  # connections of a pointer are of one event loop
+        try:
+            with held(settings, order.run) as lock:
+                return _once(order, settings, pointer, lock, runner, console)
+        finally:
+            if pointer is not None:
+                runner.run(pointer.close())
 
 
 @contextmanager
