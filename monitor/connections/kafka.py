@@ -162,8 +162,9 @@ async def _answers(host: str, port: int, options: Mapping[str, Any], *, after: f
     async with asyncio.timeout(_PROBE):
         connection = await create_conn(host, port, client_id="guardline", **security)
         try:
-            # A broker knows at least itself; the rest of a refusal, read as an answer, names none.
-            return bool((await connection.send(MetadataRequest([]))).brokers)
+            answer = await connection.send(MetadataRequest([]))
+            # The rest of a token's refusal, read as an answer, names no brokers; one that is fenced may do so, too.
+            return bool(answer.brokers) or options.get("sasl_mechanism") != "OAUTHBEARER"
         except KafkaConnectionError:
             return False
         finally:
