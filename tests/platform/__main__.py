@@ -116,8 +116,8 @@ async def _run(console: Console, folder: Path, *, keep: bool) -> int:
     loop, own = asyncio.get_running_loop(), asyncio.current_task()
     assert own is not None
     loop.add_signal_handler(signal.SIGTERM, own.cancel)
-    # What a thread starts inherits this: Ctrl-C, which a terminal sends to all, must not end the servers before those
-    # that use them.
+    # A terminal sends Ctrl-C to everything at once. What these threads start inherits that it is blocked, and is
+    # stopped here, after what uses it.
     loop.set_default_executor(
         ThreadPoolExecutor(initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, {signal.SIGINT}))
     )

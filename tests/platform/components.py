@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,16 @@ class Places:
     #: Of Redis and Triton; Kafka has its own.
     authority: Authority
     alertmanager: str
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Keep Ctrl-C from processes that are started here, as `__main__` does for the servers: they are told to stop."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Components:
@@ -108,14 +119,17 @@ class Components:
         """Start all of them; `guests`: the console prints login links.
 
         Raises:
-            RuntimeError: one ended, or did not get ready; the message holds the end of what it said.
+            RuntimeError: one ended, or did not get ready.
         """
-        for name, command in COMMANDS.items():
+        for name in COMMANDS:
             settings = self.settings(name, places, credentials)
             self.environments[name] = credentials.environment(name, places.kafka, places.redis, settings)
-            links = [f"--one-time-link={guest}" for guest in GUESTS] if guests and name == "console" else []
-            process = Guardline(*command, *links, log=self.logs / f"{name}.log", environment=self.environments[name])
-            self.running[name] = await stack.enter_async_context(process)
+        with _without_interrupts():
+            for name, command in COMMANDS.items():
+                links = [f"--one-time-link={guest}" for guest in GUESTS] if guests and name == "console" else []
+                log = self.logs / f"{name}.log"
+                process = Guardline(*command, *links, log=log, environment=self.environments[name])
+                self.running[name] = await stack.enter_async_context(process)
         async with aiohttp.ClientSession() as session:
             await asyncio.gather(*(self._ready(session, name) for name in COMMANDS))
 

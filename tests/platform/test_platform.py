@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import HTTPCookieProcessor, build_opener
 
 import pytest
 
 from tests.fixtures_kafka import CHECKOUT
 from tests.platform.requirements import missing
 
+#: Seconds; on a quiet machine it takes 35.
+_PATIENCE = 400
 _COMMAND = [sys.executable, "-m", "tests.platform"]
 complete = pytest.mark.skipif(bool(list(missing())), reason=f"not installed: {'; '.join(missing())}")
 
@@ -44,33 +50,55 @@ def test_what_is_missing_is_named_with_how_to_get_it(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def _until(process: subprocess.Popen[bytes], log: Path, happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not happened():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+
+
+@contextmanager
+def _platform(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """Run it in a session of its own, as in a terminal; yield it and what it prints."""
+    log, temporary = folder / "printed", folder / "temporary"
+    temporary.mkdir()
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [*_COMMAND, *options], cwd=CHECKOUT, env=_environment(temporary), stdout=file, stderr=file,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield process, log
+    finally:
+        if process.poll() is None:  # the test failed: give it the time to stop what it started
+            process.terminate()
+            process.wait(_PATIENCE)
+    assert _processes_in(folder) == []
+    assert list(temporary.iterdir()) == []
+
+
 @complete
 @pytest.mark.connected
 @pytest.mark.model
-def test_it_works_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    done = subprocess.run(
-        _COMMAND, cwd=CHECKOUT, env=_environment(tmp_path), capture_output=True, text=True, timeout=500
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "The platform works." in done.stdout
-    assert "✗" not in done.stdout
-    assert _processes_in(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+def test_it_works_until_it_is_ended_from_the_keyboard(tmp_path: Path) -> None:
+    with _platform(tmp_path, "--keep") as (process, log):
+        _until(process, log, lambda: "It runs until Ctrl-C" in log.read_text())
+        (link,) = re.findall(r"logs you in once: (http\S+)", log.read_text())
+        with build_opener(HTTPCookieProcessor()).open(link, timeout=30) as page:
+            assert not page.geturl().endswith("/login"), "the link does not log in"
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(_PATIENCE)
+        assert process.returncode == 0, log.read_text()
+    assert "The platform works." in log.read_text()
+    assert "✗" not in log.read_text()
 
 
 @complete
 @pytest.mark.connected
-def test_interrupted_while_it_starts_it_leaves_nothing_behind(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        _COMMAND, cwd=CHECKOUT, env=_environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    deadline = time.monotonic() + 60
-    while not _processes_in(tmp_path):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, said
-    assert _processes_in(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+def test_ended_while_it_starts_it_leaves_nothing_behind(tmp_path: Path) -> None:
+    with _platform(tmp_path) as (process, log):
+        _until(process, log, lambda: bool(_processes_in(tmp_path)))
+        process.terminate()
+        process.wait(_PATIENCE)
+        assert process.returncode == 130, log.read_text()
