@@ -643,17 +643,21 @@ def environment() -> jinja2.Environment:
 
 def render(manifest: Manifest, measured: Measured, styles: tuple[Sequence[Metric], str] = ((), "")) -> str:
     """Return the page."""
-    return environment().get_template("report.html.j2").render(
-        manifest=manifest,
-        served=measured.served,
-        summary=summary(measured.rows),
-        reviewed=any(r.suite == "reviews" for r in measured.rows),
-        sections=_sections(measured, styles),
-        errors={
-            "Unsafe, judged safe": mistakes(measured.judged, manifest, Label.UNSAFE),
-            "Safe, judged unsafe": mistakes(measured.judged, manifest, Label.SAFE),
-        },
-        alignment=_alignment_of_errors(measured.judged),
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            manifest=manifest,
+            served=measured.served,
+            summary=summary(measured.rows),
+            reviewed=any(r.suite == "reviews" for r in measured.rows),
+            sections=_sections(measured, styles),
+            errors={
+                "Unsafe, judged safe": mistakes(measured.judged, manifest, Label.UNSAFE),
+                "Safe, judged unsafe": mistakes(measured.judged, manifest, Label.SAFE),
+            },
+            alignment=_alignment_of_errors(measured.judged),
+        )
     )
 
 
