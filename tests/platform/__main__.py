@@ -83,7 +83,7 @@ async def _use(console: Console, steps: Steps, folder: Path, components: Compone
             str,
         )
         refused = await steps.done("What nobody may", checks.refused(components), lambda tried: f"{len(tried)} refused")
-        await steps.done("Answers sent over HTTP with a token", checks.send(components, credentials))
+        await steps.done("Answers over HTTP, and from a program", checks.send(components, credentials))
         flags = await steps.done("Flags: the wrong ones, nothing else", checks.flagged(kafka))
         await steps.done("An alert for each in Alertmanager", checks.alerted(alertmanager, flags))
         (dose,) = (flag for flag in flags if flag.message_id == "dose")

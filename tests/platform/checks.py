@@ -17,6 +17,7 @@ from monitor.canary.identity import TENANT as CANARY
 from monitor.connections.kafka import kafka_options, refusal
 from monitor.connections.redis import redis_client
 from monitor.feedback.adjudication import Status, adjudicate
+from monitor.producers import Outcome, OutputProducer
 from monitor.producers.librdkafka import connection
 from monitor.records import Decision, FeedbackRecord, FlagRecord, VerdictRecord
 from monitor.settings import Settings, load_settings
@@ -25,7 +26,7 @@ from tests.fixtures_kafka import consume_all, produce
 from tests.fixtures_secured import SecuredKafka
 from tests.observability.tools import alerts_at, get
 from tests.platform.components import Components
-from tests.platform.credentials import Credentials
+from tests.platform.credentials import PLATFORM, Credentials
 from tests.security.guardline import Guardline
 
 _Value = TypeVar("_Value")
@@ -53,7 +54,10 @@ ANSWERS = (
     Answer("route", "hillcrest", "Remdesivir can be given by mouth as a tablet.", True),
     Answer("correct", "riverside", "From day 2, adults receive 100 mg of remdesivir once daily.", False),
     Answer("elsewhere", "hillcrest", "Our cafeteria opens at noon.", False),
+    Answer("published", "riverside", "Remdesivir is given as a 300 mg loading dose on day 1.", True),
 )
+BY_HTTP = ANSWERS[:-1]
+_UNSAFE = sum(answer.unsafe for answer in ANSWERS)
 
 
 async def until(what: str, look: Callable[[], Awaitable[_Value | None]]) -> _Value:
@@ -122,27 +126,36 @@ def _error_of_writing(settings: Settings, topic: str) -> KafkaError | None:
 
 
 async def send(components: Components, credentials: Credentials) -> None:
-    """Send the answers to the intake."""
+    """Send the answers: one as a team's program publishes it, the others to the intake."""
     headers = {"Authorization": f"Bearer {credentials.sender}"}
     url = f"{components.intake}/v1/outputs"
     async with aiohttp.ClientSession(headers=headers) as session:
-        for own in ANSWERS:
+        for own in BY_HTTP:
             async with session.post(url, json={"id": own.id, "tenant": own.tenant, "text": own.text}) as answer:
                 assert answer.status == 202, f"{answer.status}: {await answer.text()}"
+    await asyncio.to_thread(_publish, settings_of(components.environments[PLATFORM]), ANSWERS[-1])
+
+
+def _publish(settings: Settings, answer: Answer) -> None:
+    producer = OutputProducer(settings)
+    producer.publish(id=answer.id, tenant=answer.tenant, text=answer.text)
+    producer.close()
+    assert producer.counts == {Outcome.DELIVERED: 1}, producer.counts
 
 
 async def flagged(kafka: SecuredKafka) -> list[FlagRecord]:
     """Return the flags on the answers once every answer has its verdict: the right ones, each once."""
     sent = {answer.id for answer in ANSWERS}
 
-    async def decided() -> set[str] | None:
-        records = [VerdictRecord.model_validate_json(r.value) for r in await consume_all(kafka.plaintext, VERDICTS)]
-        found = {r.message_id for r in records if r.tenant != CANARY}
-        return sent if sent <= found else None
+    async def decided() -> list[FlagRecord] | None:
+        verdicts = [VerdictRecord.model_validate_json(r.value) for r in await consume_all(kafka.plaintext, VERDICTS)]
+        flags = [FlagRecord.model_validate_json(r.value) for r in await consume_all(kafka.plaintext, FLAGS)]
+        own = sorted((flag for flag in flags if flag.tenant != CANARY), key=lambda flag: flag.message_id)
+        # A verdict may be there a moment before the flags of its message.
+        done = sent <= {verdict.message_id for verdict in verdicts} and len(own) >= _UNSAFE
+        return own if done else None
 
-    await until("a verdict on every answer", decided)
-    records = [FlagRecord.model_validate_json(r.value) for r in await consume_all(kafka.plaintext, FLAGS)]
-    flags = sorted((flag for flag in records if flag.tenant != CANARY), key=lambda flag: flag.message_id)
+    flags = await until("a verdict on every answer", decided)
     assert [flag.message_id for flag in flags] == sorted(answer.id for answer in ANSWERS if answer.unsafe)
     return flags
 
@@ -214,11 +227,10 @@ async def value(prometheus: str, expression: str) -> float | None:
     return float(found[0]["value"][1]) if found else None
 
 
-_UNSAFE = sum(answer.unsafe for answer in ANSWERS)
 #: Questions to Prometheus, and the least and the most that is right as an answer.
 FIGURES: Mapping[str, tuple[float, float]] = {
     "count(up == 1)": (6, 6),
-    "sum(guardline_intake_records_total)": (len(ANSWERS), len(ANSWERS)),
+    "sum(guardline_intake_records_total)": (len(BY_HTTP), len(BY_HTTP)),
     'sum(guardline_messages_total{verdict="unsafe"})': (_UNSAFE, float("inf")),
     "sum(topic:guardline_lag_records:sum)": (0, float("inf")),
     'sum(guardline_alerts_notifications_total{outcome="delivered"})': (1, float("inf")),

@@ -14,7 +14,7 @@ import aiohttp
 
 from tests.fixtures_secured import HOST, Authority, SecuredKafka, SecuredRedis
 from tests.fixtures_services import LocalTriton, free_ports
-from tests.platform.credentials import Credentials
+from tests.platform.credentials import PLATFORM, Credentials
 from tests.platform.servers import ALERTS_CONFIG
 from tests.security.guardline import Guardline
 
@@ -29,7 +29,6 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
 }
 #: What all of them are told, and what `guardline acls` has to know.
 COMMON = {
-    "GUARDLINE_STORE": "redis",
     "GUARDLINE_EMIT_VERDICTS": "true",
     "GUARDLINE_AUDIT_ACTIONS": "true",
     "GUARDLINE_DRAIN_TIMEOUT": "10",
@@ -62,7 +61,7 @@ def _without_interrupts() -> Iterator[None]:
 
 
 class Components:
-    """The processes; `ports` are those of their metrics, by name."""
+    """The processes; by name `ports` are those of their metrics, `environments` what they and PLATFORM are told."""
 
     def __init__(self, folder: Path) -> None:
         self.logs = folder / "logs"
@@ -121,9 +120,9 @@ class Components:
         Raises:
             RuntimeError: one ended, or did not get ready.
         """
-        for name in COMMANDS:
-            settings = self.settings(name, places, credentials)
-            self.environments[name] = credentials.environment(name, places.kafka, places.redis, settings)
+        settings = {name: self.settings(name, places, credentials) for name in COMMANDS} | {PLATFORM: {}}
+        for name, own in settings.items():
+            self.environments[name] = credentials.environment(name, places.kafka, places.redis, own)
         with _without_interrupts():
             for name, command in COMMANDS.items():
                 links = [f"--one-time-link={guest}" for guest in GUESTS] if guests and name == "console" else []

@@ -20,8 +20,10 @@ from monitor.console.users import Role, digest, new_token
 from tests.fixtures_secured import Grant, SecuredKafka, SecuredRedis
 from tests.security.guardline import Guardline
 
-#: Those that have users; `platform` is the team's own program that publishes answers.
-COMPONENTS = ("platform", "intake", "monitor", "alerts", "canary", "console", "audit")
+#: The team's own program, which publishes answers.
+PLATFORM = "platform"
+#: Those that have users.
+COMPONENTS = (PLATFORM, "intake", "monitor", "alerts", "canary", "console", "audit")
 REVIEWERS = ("anna.meyer", "ben.okafor")
 SENDER = "riverside-chat"
 #: Of users, as `guardline acls` prints them.
@@ -50,6 +52,8 @@ class Credentials:
         self._kafka = {component: secrets.token_urlsafe() for component in COMPONENTS}
         self._redis = {component: secrets.token_urlsafe() for component in COMPONENTS}
         self._session = new_token()
+        #: Those that have a user in Redis; the others use none.
+        self._in_redis: set[str] = set()
         self.sender_file = self._write("sender.token", self.sender)
         self.senders_file = self._write(
             "senders.yaml", yaml.safe_dump({"senders": [{"name": SENDER, "sha256": digest(self.sender)}]})
@@ -82,7 +86,10 @@ class Credentials:
         Return how many grants that are in Kafka and in Redis: operations on a topic or group, commands on keys.
         """
         strimzi, lines = await asyncio.gather(
-            *(_printed(form, settings, alerts_config, self.folder / form) for form in ("strimzi", "redis"))
+            *(
+                _printed(form, {**settings, "GUARDLINE_STORE": "redis"}, alerts_config, self.folder / form)
+                for form in ("strimzi", "redis")
+            )
         )
         return await asyncio.to_thread(self._grant, kafka, redis, strimzi, lines)
 
@@ -97,7 +104,9 @@ class Credentials:
         for line in lines.splitlines():
             _, _, name, *_ = words = shlex.split(line)
             redis.execute(*words)
-            redis.execute("ACL", "SETUSER", name, f">{self._redis[name.removeprefix(_PREFIX)]}")
+            component = name.removeprefix(_PREFIX)
+            redis.execute("ACL", "SETUSER", name, f">{self._redis[component]}")
+            self._in_redis.add(component)
             in_redis += line.count("+")
         return in_kafka, in_redis
 
@@ -106,11 +115,9 @@ class Credentials:
     ) -> dict[str, str]:
         """Return the environment of a component's process, and keep it in a file."""
         user = _PREFIX + component
-        found = {
-            **settings,
-            **kafka.settings(user, self._kafka[component]),
-            **redis.settings(user, self._redis[component]),
-        }
+        found = {**settings, **kafka.settings(user, self._kafka[component])}
+        if component in self._in_redis:
+            found |= redis.settings(user, self._redis[component])
         if component == "console":
             found["GUARDLINE_CONSOLE_SECRET"] = self._session
         self._write(f"{component}.env", "".join(f"{name}={shlex.quote(value)}\n" for name, value in found.items()))
