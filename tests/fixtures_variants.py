@@ -14,7 +14,7 @@ from google.protobuf import text_format
 from onnx import numpy_helper
 from tritonclient.grpc import model_config_pb2
 
-from monitor.package import CanarySpec, ModelPackage, sha256_file
+from monitor.package import MANIFEST, SCHEMA_VERSION, VERIFIER, CanarySpec, ModelPackage, sha256_file
 
 
 def _other_weights(path: Path, factor: float) -> None:
@@ -50,4 +50,20 @@ def variant(
             manifest["files"][config.relative_to(path).as_posix()] = sha256_file(config)
     manifest |= {"version": version, "canaries": [c.model_dump(mode="json") for c in canaries], **changes}
     (path / "manifest.json").write_text(json.dumps(manifest))
+    return ModelPackage.load(path)
+
+
+def without_verifier(package: ModelPackage, path: Path) -> ModelPackage:
+    """Return a copy of a package whose encoder decides alone, at the thresholds that the package has for that."""
+    shutil.copytree(package.path, path, ignore=lambda _, names: [name for name in names if name.startswith(VERIFIER)])
+    manifest = json.loads((path / MANIFEST).read_text())
+    manifest |= {
+        "schema_version": SCHEMA_VERSION,
+        "version": f"{manifest['version']}.encoder",
+        "verifier": None,
+        "combination": None,
+        "canaries": [],  # they were decided by both
+        "files": {name: digest for name, digest in manifest["files"].items() if not name.startswith(VERIFIER)},
+    }
+    (path / MANIFEST).write_text(json.dumps(manifest))
     return ModelPackage.load(path)
