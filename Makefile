@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo try-litellm platform test circle lint types audit docs reference format faults soak bench bench-stream bench-end-to-end bench-latency bench-serving bench-gpu bench-styles bench-verifier bench-vignettes bench-peers clean
+.PHONY: help demo try-litellm platform test circle lint types audit docs reference format faults soak bench bench-stream bench-end-to-end bench-latency bench-serving bench-gpu bench-styles bench-verifier bench-compounds bench-vignettes bench-peers clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -138,6 +138,9 @@ bench-styles: $(STAMP) ## Leave styles out: frozen, cross-entropy, SupCon, recom
 
 bench-verifier: $(STAMP) ## Verifiers from several starts on one run: BASES="--base ships --base PATH" (a quarter of an hour each)
 	$(BIN)/python -m tests.benchmarks.verifier_starts --run runs/covid19-remdesivir $(BASES)
+
+bench-compounds: $(STAMP) ## Two rules in one sentence against one, by the package that ships
+	$(BIN)/python -m tests.benchmarks.compounds
 
 bench-vignettes: $(STAMP) ## How many numeric vignettes belong in training
 	$(BIN)/python -m tests.benchmarks.vignette_ratio
