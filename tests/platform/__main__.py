@@ -77,6 +77,8 @@ async def _use(console: Console, steps: Steps, folder: Path, components: Compone
             "{0[0]} grants in Kafka, {0[1]} in Redis".format,
         )
         await steps.done(f"Guardline: {', '.join(COMMANDS)}", components.start(stack, places, credentials, guests=keep))
+        steps.watched = asyncio.ensure_future(components.first_end())
+        stack.callback(steps.watched.cancel)
         prometheus = await steps.done(
             "Prometheus: the shipped rules",
             servers.start_prometheus(stack, folder, components.ports, alertmanager),
@@ -102,6 +104,8 @@ async def _use(console: Console, steps: Steps, folder: Path, components: Compone
         )
         if keep:
             await _keep(console, components, credentials, places, prometheus)
+        steps.watched.cancel()
+        steps.watched = None
         codes = await steps.done("Guardline stopped in order", components.stop())
         assert set(codes.values()) == {0}, f"exit codes: {codes}"
     logs = {log.stem: log.read_text(errors="replace") for log in components.logs.iterdir()}

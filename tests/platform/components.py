@@ -149,6 +149,19 @@ class Components:
         except TimeoutError:
             raise RuntimeError(f"`guardline {name}` was not ready after {_READY_SECONDS:.0f} s") from None
 
+    async def first_end(self) -> None:
+        """Return never: wait until one of them ends though nobody stopped it.
+
+        Raises:
+            RuntimeError: one did.
+        """
+
+        async def end(name: str, process: Guardline) -> None:
+            assert process.process is not None
+            raise RuntimeError(f"`guardline {name}` ended with {await process.process.wait()}")
+
+        await asyncio.gather(*(end(name, process) for name, process in self.running.items()))
+
     async def stop(self) -> dict[str, int]:
         """Tell all of them to stop, and return their exit codes."""
         codes = await asyncio.gather(*(process.stop() for process in self.running.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -22,19 +23,31 @@ class Steps:
     def __init__(self, console: Console, status: Status) -> None:
         self._console = console
         self._status = status
+        #: Fails when what the steps depend on does, so that none waits in vain.
+        self.watched: asyncio.Future[None] | None = None
 
     async def done(self, what: str, work: Awaitable[_Value], say: Callable[[_Value], str] = lambda _: "") -> _Value:
         """Wait for `work`, tick it off with what `say` makes of its result, and return that."""
         began = time.monotonic()
         self._status.update(what)
         try:
-            result = await work
+            result = await self._unless_it_ends(work)
         except Exception:
             self._console.print(f"[red]✗[/red] {what}")
             raise
         detail = f"  [dim]{escape(say(result))}[/dim]" if say(result) else ""
         self._console.print(f"[green]✓[/green] {what}{detail}  [dim]{time.monotonic() - began:.1f} s[/dim]")
         return result
+
+    async def _unless_it_ends(self, work: Awaitable[_Value]) -> _Value:
+        working = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({working, self.watched or working}, return_when=asyncio.FIRST_COMPLETED)
+            if self.watched is not None and self.watched.done():
+                self.watched.result()
+            return working.result()
+        finally:
+            working.cancel()
 
 
 def _table(title: str, *columns: str) -> Table:
