@@ -173,6 +173,14 @@ def test_each_precision_has_its_own_gate(served: Graph, graph: Path) -> None:
     assert parity.check(replace(far, thresholds=()), graph, Precision.INT8).difference > 2e-2
 
 
+def test_eight_bits_may_move_one_probability_far_and_not_all_of_them(served: Graph, graph: Path) -> None:
+    other = replace(of_another(served, joint(seed=2)), thresholds=())  # as good as random
+    own = parity.compare(other, graph)
+    assert own.difference > own.mean > parity.GATES[Precision.INT8].mean
+    with pytest.raises(ParityError, match=r"int8 graph .* on average \(limit 0.15\)"):
+        parity.check(other, graph, Precision.INT8)
+
+
 def test_labels_that_flip_are_refused_however_little_p_moves(judged: Graph, graph: Path) -> None:
     near = replace(of_another(judged, replace(joint(), intercept=-0.28)), fixed=FIXED)
     with torch.inference_mode():
