@@ -23,6 +23,7 @@ from monitor.models.switch import ModelSwitch, Serving
 from monitor.models.triton_repository import install
 from monitor.package import ModelPackage, sha256_file
 from monitor.settings import Settings
+from monitor.turns import OrderedPublisher
 from monitor.types import Message
 from tests.fixtures_services import TRITON_VENV, LocalTriton
 from tests.fixtures_variants import variant
@@ -160,11 +161,12 @@ async def test_when_triton_comes_back_the_chunk_that_waited_is_decided(
     handler = ChunkHandler(
         models=switch, store=MemoryStore(), publisher=publisher, attempts=1, failures=FailureLimit(0)
     )
-    await handler.handle([record_of(0, TEXTS[0])])
+    turns = OrderedPublisher(publisher)
+    await handler.handle([record_of(0, TEXTS[0])], turns.turn(0))
     deployment.server.stop()
     with pytest.raises(ScorerUnavailable):
         await switch.current.screening.screen([Message("1", TEXTS[1])])
-    waiting = asyncio.create_task(handler.handle([record_of(1, TEXTS[2])]))
+    waiting = asyncio.create_task(handler.handle([record_of(1, TEXTS[2])], turns.turn(0)))
     await asyncio.sleep(1)
     assert not waiting.done()
     await asyncio.to_thread(deployment.server.start)
