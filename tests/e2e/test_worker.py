@@ -166,7 +166,8 @@ async def test_megabytes_are_judged(broker: Broker, model_package: ModelPackage,
     worker = Worker(broker, model_package.path, topics, tmp_path / "log")
     async with worker:
         await send(broker.bootstrap, topics.names["outputs"], [record("huge", huge), record("next", SAFE)])
-        out = await collect(broker.bootstrap, topics, 2, worker)
+        # A third of a million statements are a minute's work on a quiet machine.
+        out = await collect(broker.bootstrap, topics, 2, worker, patience=400)
         assert await worker.stop() == 0
     verdicts = {
         a.message_id: a for a in (VerdictRecord.model_validate_json(r.value) for r in out["verdicts"]) if a.message_id

@@ -84,27 +84,27 @@ class Worker:
 
 
 async def collect(
-    bootstrap: str, topics: Topics, expected: int, worker: Worker, *, settle: bool = True
+    bootstrap: str, topics: Topics, expected: int, worker: Worker, *, settle: bool = True, patience: float = 60
 ) -> dict[str, list[ConsumerRecord]]:
     """Return all output records by role once `expected` audit records are there, and what comes a little after.
 
     Raises:
-        AssertionError: the worker ended, or nothing came for a minute.
+        AssertionError: the worker ended, or nothing came for `patience` seconds.
     """
     roles = {name: role for role, name in topics.names.items() if role in OUTPUTS}
     result: dict[str, list[ConsumerRecord]] = {role: [] for role in OUTPUTS}
     consumer = AIOKafkaConsumer(*roles, bootstrap_servers=bootstrap, auto_offset_reset="earliest")
     await consumer.start()
     try:
-        silent = 0
+        silent, wait = 0, 500 if settle else 20
         while len(result["verdicts"]) < expected or (settle and silent < 3):
-            batch = await consumer.getmany(timeout_ms=500 if settle else 20)
+            batch = await consumer.getmany(timeout_ms=wait)
             silent = 0 if batch else silent + 1
             for partition, records in batch.items():
                 result[roles[partition.topic]] += records
             assert worker.process is not None
             assert worker.process.returncode is None, worker.log.read_text()[-3000:]
-            assert silent < (120 if settle else 3000), (
+            assert silent * wait < patience * 1000, (
                 f"{len(result['verdicts'])} of {expected}\n" + worker.log.read_text()[-3000:]
             )
     finally:
