@@ -366,6 +366,7 @@ class Retraining:
             comparison.judged(package, sets, file, lambda n: progress.advance(task, n))
         self.comparison.mkdir(exist_ok=True)
         shutil.copy(known, self.comparison / "champion.jsonl")
+        self.__dict__.pop("_verdict", None)
         return {suite.value: len(sets.of(suite)) for suite in comparison.Suite if sets.of(suite)}
 
     def compared(self) -> comparison.Compared:
@@ -376,9 +377,13 @@ class Retraining:
             comparison.load(self.comparison / "challenger.jsonl"),
         )
 
-    def verdict(self) -> gate.Verdict:
-        """Return what the gate says."""
+    @cached_property
+    def _verdict(self) -> gate.Verdict:
         return gate.decide(self.compared(), self.settings.gate, self.settings.frozen)
+
+    def verdict(self) -> gate.Verdict:
+        """Return what the gate says; the bootstrap behind it takes seconds and is drawn once."""
+        return self._verdict
 
     def _gate(self, _: Progress) -> dict[str, Any]:
         compared, verdict = self.compared(), self.verdict()
