@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,9 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from monitor.connections.tls import redis_certificates, refused_by_tls
 from monitor.errors import AccessDenied, ConfigurationError
 from monitor.settings import Settings
+
+#: Seconds that a server may take to refuse a certificate.
+_HANDSHAKE = 2.0
 
 
 def _options(settings: Settings, timeout: float) -> dict[str, Any]:
@@ -79,7 +83,7 @@ def redis_address(settings: Settings) -> str:
     return f"{parts.hostname or 'local socket'}:{parts.port or 6379}"
 
 
-def denied(error: BaseException, where: str = "Redis") -> AccessDenied | None:
+def denied(error: BaseException | None, where: str = "Redis") -> AccessDenied | None:
     """Return what to do when Redis refuses this client or a command of it; none when it says something else."""
     if isinstance(error, AuthenticationError):
         return AccessDenied(f"{where} refuses the user or the password: check those in GUARDLINE_REDIS_URL")
@@ -98,5 +102,31 @@ async def ensure_redis(settings: Settings) -> None:
         try:
             await client.ping()
         except (RedisError, OSError) as error:
-            if (refused := denied(error, f"Redis at {redis_address(settings)}")) is not None:
+            where = f"Redis at {redis_address(settings)}"
+            refused = denied(error, where) or denied(await _handshake_error(settings), where)
+            if refused is not None:
                 raise refused from error
+
+
+async def _handshake_error(settings: Settings) -> BaseException | None:
+    """Return what a bare TLS handshake fails with.
+
+    A server that refuses a client's certificate says so after the client takes the handshake for done (TLS 1.3), and a
+    client that has sent its first command by then may see a reset connection instead (the reset
+    discards what was not read). Who sends nothing hears the alert.
+    """
+    parts = urlsplit(settings.redis_url.get_secret_value())
+    if parts.scheme != "rediss":
+        return None
+    try:
+        async with asyncio.timeout(_HANDSHAKE):
+            reader, writer = await asyncio.open_connection(
+                parts.hostname, parts.port or 6379, ssl=redis_certificates(settings).context()
+            )
+            try:
+                await reader.read(1)
+            finally:
+                writer.transport.abort()
+    except (OSError, TimeoutError) as error:
+        return error
+    return None
