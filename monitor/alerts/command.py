@@ -17,7 +17,7 @@ from monitor.alerts.sinks.build import build_sinks
 from monitor.alerts.trial import send_trial
 from monitor.alerts.worker import AlertsWorker, start
 from monitor.connections.access import ensure_access
-from monitor.connections.kafka import kafka_options, refusal
+from monitor.connections.kafka import group_consumer, kafka_options, refusal
 from monitor.errors import ConfigurationError
 from monitor.factory import build_publisher, build_store
 from monitor.health import Health
@@ -40,17 +40,8 @@ def _route(config: AlertsConfig, name: str) -> Route:
 
 
 def _consumer(settings: Settings) -> AIOKafkaConsumer:
-    return AIOKafkaConsumer(
-        **kafka_options(settings),
-        client_id="guardline-alerts",
-        group_id=f"{settings.group}.alerts",
-        group_instance_id=f"{settings.instance}.alerts" if settings.instance else None,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        session_timeout_ms=int(settings.session_timeout * 1000),
-        heartbeat_interval_ms=int(settings.session_timeout * 1000 / 3),
-        max_poll_interval_ms=_DAY,  # a full queue stops reading; the group must not take that for death
-    )
+    # A full queue stops reading; the group must not take that for death.
+    return group_consumer(settings, "alerts", max_poll_interval_ms=_DAY)
 
 
 async def _serve(settings: Settings, config: AlertsConfig) -> bool:

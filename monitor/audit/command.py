@@ -26,7 +26,7 @@ from monitor.audit.log import AuditLog
 from monitor.audit.recorder import Recorder
 from monitor.audit.topic_log import TopicLog
 from monitor.audit.verification import Result, verify
-from monitor.connections.kafka import ensure_kafka, kafka_options, refusal
+from monitor.connections.kafka import ensure_kafka, group_consumer, kafka_options, refusal
 from monitor.errors import ConfigurationError
 from monitor.health import Health
 from monitor.heartbeat import HEARTBEAT
@@ -66,17 +66,8 @@ def _log_of(settings: Settings, path: Path | None, topic: bool) -> AuditLog:
 
 
 def _consumer(settings: Settings) -> AIOKafkaConsumer:
-    return AIOKafkaConsumer(
-        **kafka_options(settings),
-        client_id="guardline-audit",
-        group_id=f"{settings.group}.audit",
-        group_instance_id=f"{settings.instance}.audit" if settings.instance else None,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        session_timeout_ms=int(settings.session_timeout * 1000),
-        heartbeat_interval_ms=int(settings.session_timeout * 1000 / 3),
-        max_poll_interval_ms=_DAY,  # a log that is away stops reading; the group must not take that for death
-    )
+    # A log that is away stops reading; the group must not take that for death.
+    return group_consumer(settings, "audit", max_poll_interval_ms=_DAY)
 
 
 async def _serve(settings: Settings, log: AuditLog) -> None:

@@ -46,6 +46,25 @@ def kafka_options(settings: Settings) -> dict[str, Any]:
     return {"bootstrap_servers": settings.kafka_bootstrap, **security_options(settings)}
 
 
+def group_consumer(settings: Settings, component: str, **more: Any) -> AIOKafkaConsumer:
+    """Return a consumer of a component's own group; the component commits, and `more` are aiokafka's arguments.
+
+    Raises:
+        ConfigurationError: see `kafka_options`.
+    """
+    return AIOKafkaConsumer(
+        **kafka_options(settings),
+        client_id=f"guardline-{component}",
+        group_id=f"{settings.group}.{component}",
+        group_instance_id=f"{settings.instance}.{component}" if settings.instance else None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        session_timeout_ms=int(settings.session_timeout * 1000),
+        heartbeat_interval_ms=int(settings.session_timeout * 1000 / 3),
+        **more,
+    )
+
+
 def security_options(settings: Settings) -> dict[str, Any]:
     """Return the part of `kafka_options` that is about security; empty for PLAINTEXT.
 

@@ -12,13 +12,12 @@ from datetime import timedelta
 
 import structlog
 import uvicorn
-from aiokafka import AIOKafkaConsumer
 
 from monitor.alerts.worker import start
 from monitor.audit.trail import PublishedTrail
 from monitor.backoff import delays
 from monitor.connections.access import ensure_access
-from monitor.connections.kafka import kafka_options, refusal
+from monitor.connections.kafka import group_consumer, kafka_options, refusal
 from monitor.console.app import build_app
 from monitor.console.deciding import Deciding
 from monitor.console.desk import Desk
@@ -156,19 +155,6 @@ def address_of(bound: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
-def _consumer(settings: Settings) -> AIOKafkaConsumer:
-    return AIOKafkaConsumer(
-        **kafka_options(settings),
-        client_id="guardline-console",
-        group_id=f"{settings.group}.console",
-        group_instance_id=f"{settings.instance}.console" if settings.instance else None,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        session_timeout_ms=int(settings.session_timeout * 1000),
-        heartbeat_interval_ms=int(settings.session_timeout * 1000 / 3),
-    )
-
-
 async def _opened(desk: Desk, stop: asyncio.Event) -> bool | None:
     """Fill the desk as soon as the store answers; tell whether it was empty, None when `stop` was set first."""
     for delay in delays():
@@ -258,7 +244,9 @@ async def _run(
     port = await health.serve(settings.metrics_host, settings.metrics_port) if settings.metrics_port else None
 
     async def read() -> None:
-        consumer = await start(lambda: _consumer(settings), lambda: refusal(kafka_options(settings)), stop)
+        consumer = await start(
+            lambda: group_consumer(settings, "console"), lambda: refusal(kafka_options(settings)), stop
+        )
         if consumer is None:
             return
         try:
